@@ -1,0 +1,103 @@
+"""What calibration costs beside the plain encoder forward, and what memory it takes, at true shapes.
+
+    python benchmarks/calibration.py --shape large-v3 --clips 4 16
+    python benchmarks/calibration.py --shape small --clips 4 16
+
+Random weights, windows of 30 s of noise. The first windows are run plainly and while being listened to, in turn; the
+ratio is the median of the per-window ratios. Each number of clips has a process of its own; memory is the resident
+memory at its peak, less what was resident once the model was loaded and had run one window.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from results_file import write_results
+from shapes import random_whisper
+from sotto.calibration import features_of, listening, prepare
+from sotto.methods.low_rank import LowRank, factor_at_once, ranks_by_threshold
+from sotto.metrics.speed import MemoryMeter
+
+COMPARED = 4  # windows that are run plainly too
+
+
+@torch.inference_mode()
+def measure(shape: str, clips: int, factor: bool) -> dict[str, Any]:
+    """Seconds per phase and peak memory of one calibration over `clips` windows."""
+    recognizer = random_whisper(shape, decoder_layers=1)
+    encoder = recognizer.model.get_encoder()
+    noise = np.random.default_rng(0)
+    first = features_of(recognizer, [window(noise)])
+    encoder(first)
+    loaded = psutil.Process().memory_info().rss
+    plain, heard, extracting = [], [], []
+    with MemoryMeter() as meter:
+        calibration, listeners = prepare(recognizer, ("encoder",))
+        for index in range(clips):
+            extracting.append(timed(lambda: features_of(recognizer, [window(noise)])))
+            features = features_of(recognizer, [window(noise)])
+            if index < COMPARED:
+                plain.append(timed(lambda features=features: encoder(features)))
+            with listening(listeners):
+                heard.append(timed(lambda features=features: encoder(features)))
+        phases = {}
+        if factor:
+            start = time.perf_counter()
+            principals = calibration.principals()
+            phases["directions"] = time.perf_counter() - start
+            start = time.perf_counter()
+            config = LowRank(preset="balanced")
+            factor_at_once(recognizer, config, ranks_by_threshold(recognizer, config, principals), principals)
+            phases["factors"] = time.perf_counter() - start
+    return {
+        "clips": clips,
+        "features_seconds": statistics.median(extracting),
+        "plain_seconds": statistics.median(plain),
+        "calibration_seconds": statistics.median(heard),
+        "ratio": statistics.median(after / before for before, after in zip(plain, heard, strict=False)),
+        "weights_bytes": sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters()),
+        "peak_bytes_beyond_weights": meter.peak - loaded,
+        "phases_seconds": phases,
+    }
+
+
+def window(noise: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return (0.1 * noise.standard_normal(30 * 16_000)).astype(np.float32)
+
+
+def timed(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="small")
+    parser.add_argument("--clips", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--factor", action="store_true", help="go on to directions and factors, and time them")
+    arguments = parser.parse_args()
+    rows = []
+    for clips in arguments.clips:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            rows.append(process.submit(measure, arguments.shape, clips, arguments.factor).result())
+        row = rows[-1]
+        print(
+            f"{arguments.shape}, {clips} clips: plain {row['plain_seconds']:.2f} s, calibrating "
+            f"{row['calibration_seconds']:.2f} s a window, ratio {row['ratio']:.3f}, "
+            f"{row['peak_bytes_beyond_weights'] / 1e9:.2f} GB beyond the weights"
+        )
+    print(write_results(f"calibration-{arguments.shape}", {"shape": arguments.shape, "runs": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Dense and low-rank Whisper at true shapes (random weights): the realised encoder speed-up beside the FLOP ratio.
+
+    python benchmarks/encoder_speed.py --shapes tiny base small --fractions 0.5 0.33 0.25
+
+Saves a dense model and one for each rank (a fraction of the width, on all six linears of every encoder layer), and
+measures them with `sotto benchmark`: each in its own process, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from results_file import write_results
+from shapes import random_whisper
+from sotto.calibration import places
+from sotto.checkpoint import Recognizer
+from sotto.configuration import to_plain
+from sotto.methods.low_rank import reduce_layer
+from sotto.report.side_by_side import side_by_side_table
+from sotto.side_by_side import Timing, benchmark
+from sotto.surgery import factor, get_linear
+
+
+def factored(shape: str, fraction: float) -> Recognizer:
+    """Every linear of the encoder at rank `fraction` of the width, to a multiple of 16, with random factors."""
+    recognizer = random_whisper(shape)
+    rank = round(fraction * recognizer.model.config.d_model / 16) * 16
+    for stack, index, linear in list(places(recognizer, ("encoder",))):
+        old = get_linear(recognizer.model, stack, index, linear)
+        first, second = torch.randn(rank, old.in_features), torch.randn(old.out_features, rank)
+        scale = 0.02 * old.in_features**-0.25
+        factor(recognizer.model, stack, index, linear, scale * first, scale * second, torch.zeros(old.out_features))
+    stack = recognizer.architecture.stack("encoder")
+    for index in range(recognizer.model.config.encoder_layers):
+        reduce_layer(recognizer, stack, index, recognizer.model.config.max_source_positions)
+    return recognizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["tiny", "base", "small"])
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.5, 0.33, 0.25, 0.125])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    arguments = parser.parse_args()
+    timing = Timing(arguments.rounds, arguments.repeats, dtype=arguments.dtype)
+    results = {}
+    for shape in arguments.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            names = [str(random_whisper(shape).save(Path(folder) / f"{shape}-dense"))]
+            for fraction in arguments.fractions:
+                names.append(str(factored(shape, fraction).save(Path(folder) / f"{shape}-{fraction:g}d")))
+            rows = benchmark(names, timing)
+        Console().print(side_by_side_table(rows))
+        results[shape] = [to_plain(row) | {"name": Path(row.numbers.name).name} for row in rows]
+    for rows in results.values():
+        for row in rows:
+            del row["numbers"]["layers"]
+            row["numbers"]["name"] = row["name"]
+    print(write_results(f"encoder-speed-{arguments.dtype}", {"timing": to_plain(timing), "shapes": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Whisper's true shapes with random weights: for what depends on shapes and not on what a model has learnt."""
+
+from __future__ import annotations
+
+import torch
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
+
+from sotto.checkpoint import Recognizer
+from sotto.new_model import NewWhisper, generation_config, new_tokenizer
+
+# name: width, layers, heads, mel bins (Radford et al., 2022; large-v3 from its published config)
+SHAPES = {
+    "tiny": (384, 4, 6, 80),
+    "base": (512, 6, 8, 80),
+    "small": (768, 12, 12, 80),
+    "medium": (1024, 24, 16, 80),
+    "large-v3": (1280, 32, 20, 128),
+}
+
+
+def random_whisper(name: str, decoder_layers: int | None = None, dtype: torch.dtype = torch.float32) -> Recognizer:
+    """A Whisper of the named shape. `decoder_layers` can be cut where only the encoder matters, to save memory."""
+    width, layers, heads, mel_bins = SHAPES[name]
+    depth = decoder_layers or layers
+    dimensions = NewWhisper(width, layers, depth, heads, vocabulary=300, mel_bins=mel_bins)
+    tokenizer = new_tokenizer(dimensions, ["random weights know no words"])
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=depth,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        num_mel_bins=mel_bins,
+        vocab_size=51_866,
+    )
+    model = WhisperForConditionalGeneration(config).to(dtype).eval()
+    model.generation_config = generation_config(dimensions, tokenizer)
+    return Recognizer(model, WhisperProcessor(WhisperFeatureExtractor(feature_size=mel_bins), tokenizer))

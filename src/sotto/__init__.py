@@ -1,0 +1,14 @@
+"""Sotto makes speech recognisers smaller and faster, and proves on real audio that they still hear."""
+
+from sotto.auto_classes import register
+from sotto.checkpoint import Recognizer, load
+from sotto.compress import compress
+from sotto.data import DataConfig
+from sotto.errors import SottoError
+from sotto.methods import LowRank
+
+__all__ = ["DataConfig", "LowRank", "Recognizer", "SottoError", "compress", "load"]
+
+__version__ = "0.1.0"
+
+register()

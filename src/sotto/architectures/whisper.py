@@ -1,0 +1,39 @@
+"""Whisper (Radford et al., 2022), as transformers' WhisperForConditionalGeneration builds it."""
+
+from transformers.models.whisper.modeling_whisper import WhisperAttention
+
+from sotto.architectures.table import Architecture, Attention, FeedForward, Stack
+
+FEED_FORWARD = FeedForward("ffn", up="fc1", down="fc2")
+
+WHISPER = Architecture(
+    name="whisper",
+    model_types=("whisper", "sotto_whisper"),
+    stacks=(
+        Stack(
+            name="encoder",
+            module="model.encoder",
+            layers="model.encoder.layers",
+            attentions=(Attention("self_attn", WhisperAttention, reducible=True),),
+            feed_forwards=(FEED_FORWARD,),
+            layer_count="encoder_layers",
+            width="d_model",
+            heads="encoder_attention_heads",
+            ffn="encoder_ffn_dim",
+        ),
+        Stack(
+            name="decoder",
+            module="model.decoder",
+            layers="model.decoder.layers",
+            attentions=(
+                Attention("self_attn", WhisperAttention),
+                Attention("encoder_attn", WhisperAttention),
+            ),
+            feed_forwards=(FEED_FORWARD,),
+            layer_count="decoder_layers",
+            width="d_model",
+            heads="decoder_attention_heads",
+            ffn="decoder_ffn_dim",
+        ),
+    ),
+)

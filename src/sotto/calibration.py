@@ -1,0 +1,229 @@
+"""Calibration: one pass over audio that keeps the second moments of every linear, taken on its cheaper side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from sotto.architectures import Stack
+from sotto.checkpoint import Recognizer
+from sotto.data import Clip, ClipSource, windows
+from sotto.distribution import processes
+from sotto.errors import SottoError
+from sotto.low_rank_math import Principal, principal_of_inputs, principal_of_outputs
+from sotto.moments import Moments
+from sotto.progress import track
+from sotto.surgery import get_linear
+from sotto.transcription import Decoding, language_and_task, quiet_transformers
+
+Place = tuple[str, int, str]
+"""(stack, layer, linear): where a linear is."""
+
+
+def places(recognizer: Recognizer, stacks: Sequence[str]) -> Iterator[tuple[Stack, int, str]]:
+    """Every linear of the layers of `stacks`, in the order of computation."""
+    for name in stacks:
+        stack = recognizer.architecture.stack(name)
+        for index in range(len(recognizer.model.get_submodule(stack.layers))):
+            for linear in stack.linears():
+                yield stack, index, linear
+
+
+@dataclass(frozen=True)
+class MeasuredPoint:
+    """Where the moments of a linear are taken: at the inputs of `owner`, or at its own outputs."""
+
+    owner: Place
+    at_input: bool
+
+
+def measured_point(recognizer: Recognizer, stack: Stack, index: int, linear: str) -> MeasuredPoint:
+    """The cheaper side of a linear. Query, key and value projections of self-attention share one input."""
+    module = get_linear(recognizer.model, stack, index, linear)
+    if module.out_features < module.in_features:
+        return MeasuredPoint((stack.name, index, linear), at_input=False)
+    owner = linear
+    for attention in stack.attentions:
+        query, key, value, _ = attention.projections
+        shares_input = (query, key, value) if attention.name != "encoder_attn" else (key, value)
+        if linear in shares_input:
+            owner = shares_input[0]
+    return MeasuredPoint((stack.name, index, owner), at_input=True)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The moments of a recogniser's linears, each kept once where it serves several."""
+
+    recognizer: Recognizer
+    points: dict[Place, MeasuredPoint]
+    moments: dict[MeasuredPoint, Moments]
+
+    def principal(self, stack: Stack, index: int, linear: str) -> Principal:
+        """Mean, energies and directions of the outputs of a linear, in float64."""
+        point = self.points[stack.name, index, linear]
+        moments = self.moments[point]
+        if not point.at_input:
+            return principal_of_outputs(moments.mean, moments.covariance)
+        weight, bias = weight_and_bias(self.recognizer.model, stack, index, linear)
+        return principal_of_inputs(moments.mean, moments.covariance, weight, bias)
+
+    def principals(self) -> dict[Place, Principal]:
+        """`principal` of every linear, with directions in float32; moments are let go as soon as they have served."""
+        found = {}
+        last_use = {point: place for place, point in self.points.items()}
+        for place in track(self.points, "principal directions"):
+            name, index, linear = place
+            principal = self.principal(self.recognizer.architecture.stack(name), index, linear)
+            found[place] = replace(principal, directions=principal.directions.float())
+            if last_use[self.points[place]] == place:
+                del self.moments[self.points[place]]
+        return found
+
+
+def weight_and_bias(model: nn.Module, stack: Stack, index: int, linear: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (outputs, inputs) and bias (outputs,; zero where there is none) of a linear, in float64."""
+    module = get_linear(model, stack, index, linear)
+    weight = module.weight.detach().double()
+    bias = module.bias.detach().double() if module.bias is not None else torch.zeros_like(weight[:, 0])
+    return weight, bias
+
+
+def calibrate(
+    recognizer: Recognizer, clips: ClipSource, stacks: Sequence[str] = ("encoder",), batch_size: int = 1
+) -> Calibration:
+    """Stream `clips` through the model once; each process of a distributed run takes its share.
+
+    For the encoder alone only the encoder runs. The decoder is calibrated on the model's own transcripts, so no text
+    is needed. Raises SottoError where there is no clip to calibrate on.
+    """
+    calibration, listeners = prepare(recognizer, stacks)
+    run_through(recognizer, share(clips), stacks, batch_size, listeners)
+    moments = calibration.moments
+    for point in sorted(moments, key=lambda point: (point.owner, point.at_input)):
+        moments[point].reduce()
+    if all(kept.count == 0 for kept in moments.values()):
+        raise SottoError(f"no clip of {clips.config.path} could be used for calibration")
+    return calibration
+
+
+def prepare(recognizer: Recognizer, stacks: Sequence[str]) -> tuple[Calibration, list[Listener]]:
+    """Empty moments for every linear of `stacks`, and the listeners that fill them."""
+    points = {
+        (stack.name, index, linear): measured_point(recognizer, stack, index, linear)
+        for stack, index, linear in places(recognizer, stacks)
+    }
+    moments: dict[MeasuredPoint, Moments] = {}
+    listeners = []
+    for point in set(points.values()):
+        stack_name, index, linear = point.owner
+        module = get_linear(recognizer.model, recognizer.architecture.stack(stack_name), index, linear)
+        width = module.in_features if point.at_input else module.out_features
+        moments[point] = Moments(width, module.weight.device)
+        listeners.append(Listener(module, moments[point], point.at_input))
+    return Calibration(recognizer, points, moments), listeners
+
+
+def share(clips: ClipSource) -> ClipSource:
+    """This process's share of the clips, or all of them where there is one process."""
+    state = processes()
+    return clips.shard(state.process_index, state.num_processes) if state.num_processes > 1 else clips
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A module whose inputs, or outputs, are to be added to moments."""
+
+    module: nn.Module
+    moments: Moments
+    at_input: bool
+
+    def attach(self) -> RemovableHandle:
+        if self.at_input:
+            return self.module.register_forward_pre_hook(lambda _, inputs: self.moments.add(inputs[0]))
+        return self.module.register_forward_hook(lambda _, inputs, output: self.moments.add(output))
+
+
+class Attachable(Protocol):
+    """Something that can be made to hear a module."""
+
+    def attach(self) -> RemovableHandle: ...
+
+
+@contextmanager
+def listening(listeners: Sequence[Attachable]) -> Iterator[None]:
+    """Have every listener hear what runs inside of the block."""
+    handles = [listener.attach() for listener in listeners]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def run_through(
+    recognizer: Recognizer,
+    clips: Iterable[Clip],
+    stacks: Sequence[str],
+    batch_size: int,
+    listeners: Sequence[Listener],
+) -> None:
+    """Run the encoder, and the decoder if it is among `stacks`, over every window, heard by `listeners`."""
+    model = recognizer.model
+    with_decoder = "decoder" in stacks
+    for features in track(feature_batches(recognizer, clips, 1 if with_decoder else batch_size), "calibration"):
+        if not with_decoder:
+            with listening(listeners):
+                model.get_encoder()(features)
+            continue
+        tokens = own_transcript(recognizer, features)  # not heard: cached steps would count the encoder twice
+        with listening(listeners):
+            model(input_features=features, decoder_input_ids=tokens, use_cache=False)
+
+
+def feature_batches(recognizer: Recognizer, clips: Iterable[Clip], batch_size: int) -> Iterator[torch.Tensor]:
+    """Log-mel windows (batch, mel bins, frames) of all clips; long clips give several windows."""
+    batch: list[NDArray[np.float32]] = []
+    for clip in clips:
+        for window in windows(clip.audio, clip.sampling_rate, recognizer.window_seconds):
+            batch.append(window)
+            if len(batch) == batch_size:
+                yield features_of(recognizer, batch)
+                batch = []
+    if batch:
+        yield features_of(recognizer, batch)
+
+
+def features_of(recognizer: Recognizer, batch: Sequence[NDArray[np.float32]]) -> torch.Tensor:
+    extractor = recognizer.processor.feature_extractor
+    features = extractor(list(batch), sampling_rate=recognizer.sampling_rate, return_tensors="pt").input_features
+    model = recognizer.model
+    return torch.as_tensor(features.to(model.device, model.dtype))
+
+
+def own_transcript(recognizer: Recognizer, features: torch.Tensor) -> torch.Tensor:
+    """The model's greedy tokens (1, tokens) for one window: prompt and text, without the end token."""
+    model: Any = recognizer.model
+    with quiet_transformers():
+        found = model.generate(
+            features,
+            **language_and_task(model.generation_config, Decoding(language=recognizer.language)),
+            num_beams=1,
+            do_sample=False,
+            return_timestamps=False,
+            return_dict_in_generate=True,  # plain tokens would come without their prompt
+            force_unique_generate_call=True,
+            use_cache=True,
+        )
+    tokens: torch.Tensor = found.sequences
+    ended = bool(tokens[0, -1] == model.generation_config.eos_token_id)
+    return tokens[:, :-1] if ended else tokens

@@ -1,0 +1,294 @@
+"""A recogniser on disk: load, save, and the proof that what was saved is what was in memory."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from transformers import AutoConfig, GenerationConfig, WhisperProcessor
+from transformers.utils import logging
+
+from sotto.architectures import Architecture, architecture_of
+from sotto.auto_classes import (
+    SottoWhisperForConditionalGeneration,
+    plain_config,
+    register,
+    sotto_config,
+)
+from sotto.configuration import nearest
+from sotto.errors import SottoError
+from sotto.structure import Structure, check, from_json
+from sotto.surgery import structure_of
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}  # relative, of the largest output
+
+
+@dataclass
+class Recognizer:
+    """A model with the processor that belongs to it."""
+
+    model: Any
+    processor: Any
+    stored_dtype: str | None = None
+    """precision of the weights in the checkpoint it was loaded from; saved in the same unless asked otherwise"""
+    language: str | None = None
+    """what is spoken, where that is known: for the transcripts that methods have the model write"""
+
+    @property
+    def architecture(self) -> Architecture:
+        return architecture_of(self.model.config)
+
+    @property
+    def structure(self) -> Structure:
+        return structure_of(self.model)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of the window that the encoder sees."""
+        extractor = self.processor.feature_extractor
+        return float(extractor.n_samples / extractor.sampling_rate)
+
+    def save(self, folder: str | Path, dtype: str | None = None, card: str | None = None) -> Path:
+        """Write a checkpoint to `folder`; see `save`."""
+        return save(self, Path(folder), dtype=dtype, card=card)
+
+
+def load(name: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Recognizer:
+    """Open a checkpoint: a folder, or the id of one on the hub.
+
+    Raises SottoError where there is none, it is of another family, its record does not fit, or its weights are broken.
+    """
+    register()
+    config = load_config(name)
+    with readable(name), no_loading_bar():
+        loaded: Any = SottoWhisperForConditionalGeneration.from_pretrained(
+            name, config=sotto_config(config), dtype=dtype or torch.float32, output_loading_info=True
+        )
+        if (Path(name) / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(name)  # a damaged one was passed over in silence
+    model, info = loaded
+    lost = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
+    if lost:
+        raise SottoError(f"{name}: the weights do not fit the config: {lost[0]} and {len(lost) - 1} more; save it anew")
+    processor = load_processor(name)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Recognizer(model.eval(), processor, str(config.dtype or torch.float32).removeprefix("torch."))
+
+
+def load_config(name: str | Path) -> Any:
+    """The config of a checkpoint, refused before anything is allocated."""
+    with readable(name):
+        config = AutoConfig.from_pretrained(name)
+        architecture_of(config)
+        if getattr(config, "sotto", None):
+            check(from_json(config.sotto), config)
+    return config
+
+
+def load_processor(name: str | Path) -> WhisperProcessor:
+    """Where files are missing transformers makes up an empty tokenizer, or one that forgets the language: refused."""
+    with readable(name):
+        processor = WhisperProcessor.from_pretrained(name)
+    lacks_settings = Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file()
+    if lacks_settings or processor.tokenizer.vocab_size < 256:  # one entry a byte
+        raise SottoError(
+            f"{name}: the tokenizer is incomplete; copy tokenizer.json and tokenizer_config.json from the checkpoint "
+            "that it was made from"
+        )
+    return processor
+
+
+@contextmanager
+def readable(name: str | Path) -> Iterator[None]:
+    """Turn what transformers and safetensors say of an unreadable checkpoint into one line."""
+    try:
+        yield
+    except SottoError as error:
+        raise SottoError(f"{name}: {error}") from error
+    except SafetensorError as error:
+        raise SottoError(f"{name}: the weights are damaged ({error}); fetch or save the checkpoint again") from error
+    except Exception as error:  # tokenizers raises nothing narrower, and a damaged JSON file gives any of them
+        if not Path(name).exists():
+            reason = "no such folder, and no checkpoint of that id could be opened from the hub; check the path"
+        elif "ignore_mismatched_sizes" in str(error):
+            reason = "the weights do not fit the config: their sizes differ; take both from the same checkpoint"
+        else:
+            reason = f"not a checkpoint that can be opened: {' '.join(str(error).split())[:300]}"
+        raise SottoError(f"{name}: {reason}") from error
+
+
+@contextmanager
+def no_loading_bar() -> Iterator[None]:
+    """Without transformers' progress bar for weights, which are read in seconds and more than once."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def save(recognizer: Recognizer, folder: Path, *, dtype: str | None = None, card: str | None = None) -> Path:
+    """Write model, processor, generation config and model card to `folder`, and verify what was written.
+
+    A model whose shapes plain transformers can express is written as a plain `whisper` checkpoint. Everything goes to
+    a temporary folder beside `folder`, is reloaded and compared with the model in memory, and only then takes its
+    place; on any failure nothing is left. Raises SottoError where `folder` holds something that is no checkpoint,
+    where the disk is full, or where the reloaded model does not compute the same.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
+    if folder.exists() and not replaceable(folder):
+        raise SottoError(f"{folder} exists and is no checkpoint; name a new folder")
+    target = folder.resolve()  # "." has no name, and a link is to be kept
+    try:
+        with partial_folder(target) as partial:
+            write(recognizer, partial, wanted_dtype(recognizer, dtype), card)
+            verify(recognizer, partial)
+            replace_folder(partial, target)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SottoError(f"{folder}: cannot be written ({reason}); nothing was left there") from error
+    return folder
+
+
+def replaceable(folder: Path) -> bool:
+    """Whether nothing but a checkpoint is lost where `folder` gives way to a new one."""
+    if not folder.is_dir():
+        return False
+    return not any(folder.iterdir()) or ((folder / "config.json").is_file() and any(folder.glob("*.safetensors")))
+
+
+@contextmanager
+def partial_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that is gone at the end, unless it took the place of `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def wanted_dtype(recognizer: Recognizer, dtype: str | None) -> torch.dtype:
+    """The precision to save in: as asked, else as loaded, else as in memory. Raises SottoError on an unknown name."""
+    name = dtype or recognizer.stored_dtype or str(recognizer.model.dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise SottoError(f"unknown dtype '{name}'{nearest(name, DTYPES)}")
+    return DTYPES[name]
+
+
+def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | None) -> None:
+    model = recognizer.model
+    config = config_on_disk(model)
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    generation: GenerationConfig = model.generation_config
+    # Converters to other runtimes read the context length from here (whisper.cpp) and fail on null.
+    generation.max_length = generation.max_length or model.config.max_target_positions
+    try:
+        generation.save_pretrained(folder)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SottoError(f"{reason}; correct generation_config.json of the base") from error
+    try:
+        recognizer.processor.save_pretrained(folder)
+    except Exception as error:  # tokenizers raises nothing narrower when the disk is full
+        raise OSError(str(error)) from error
+    tied = {"proj_out.weight"} if config.tie_word_embeddings else set()
+    state = {key: value for key, value in model.state_dict().items() if key not in tied}
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    save_torch_state_dict(state, folder, metadata={"format": "pt"})
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def config_on_disk(model: Any) -> Any:
+    """A plain WhisperConfig where transformers can express the shapes, else Sotto's with the record."""
+    sizes = plain_sizes(structure_of(model), architecture_of(model.config), model.config)
+    return sotto_config(model.config) if sizes is None else plain_config(model.config, sizes)
+
+
+def plain_sizes(structure: Structure, architecture: Architecture, config: Any) -> dict[str, int] | None:
+    """The config entries that express the structure, or None where they cannot.
+
+    Layers can be fewer, and feed-forward networks of a stack uniformly narrower; nothing else.
+    """
+    sizes = {}
+    for stack in architecture.stacks:
+        dimensions = stack.dimensions(config)
+        layers = structure.stacks[stack.name].layers
+        if any(layer.ranks or layer.heads or layer.reduced for layer in layers):
+            return None
+        widths = {layer.ffn_widths.get(ffn.name, dimensions.ffn) for layer in layers for ffn in stack.feed_forwards}
+        if len(widths) != 1:
+            return None
+        sizes[stack.ffn] = widths.pop()
+    return sizes
+
+
+def verify(recognizer: Recognizer, folder: Path) -> None:
+    """Raises SottoError unless the checkpoint in `folder` computes what the model in memory computes."""
+    saved = load(folder, device=recognizer.model.device)
+    dtype = DTYPES[str(load_config(folder).dtype).removeprefix("torch.")]
+    expected, found = (probe(model) for model in (recognizer.model, saved.model))
+    difference = (expected - found).abs().max() / expected.abs().max().clamp(min=1e-6)
+    if not difference <= TOLERANCE[dtype]:
+        raise SottoError(
+            f"the saved checkpoint differs from the model in memory by {difference:.2g} of its largest output; "
+            "it was removed"
+        )
+
+
+@torch.inference_mode()
+def probe(model: Any) -> torch.Tensor:
+    """Logits (float32) of a few tokens on one window of fixed noise: what two equal models agree on."""
+    was_training = model.training
+    model.eval()
+    config = model.config
+    frames = 2 * config.max_source_positions
+    noise = torch.randn(1, config.num_mel_bins, frames, generator=torch.Generator().manual_seed(0))
+    tokens = torch.arange(4)[None] % config.vocab_size
+    features = noise.to(model.device, model.dtype)
+    logits = model(input_features=features, decoder_input_ids=tokens.to(model.device), use_cache=False).logits
+    model.train(was_training)
+    return torch.as_tensor(logits.float())
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` where `folder` is; a checkpoint that was there goes only once the new one is in place."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

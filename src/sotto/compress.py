@@ -1,0 +1,55 @@
+"""Compression from Python: a recogniser and methods in, a smaller recogniser out."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sotto.checkpoint import Recognizer, load
+from sotto.data import ClipSource, DataConfig, open_data
+from sotto.errors import SottoError
+from sotto.methods import StepContext, methods
+
+Data = str | Path | DataConfig
+
+
+def compress(
+    recognizer: Recognizer | str | Path,
+    *steps: Any,
+    calibration: Data | None = None,
+    train: Data | None = None,
+    validation: Data | None = None,
+    language: str | None = None,
+    seed: int = 0,
+) -> Recognizer:
+    """Apply methods one after the other to a copy of `recognizer`, and return the copy.
+
+    `steps` are method configurations such as `sotto.LowRank(attention=0.99, mlp=0.999)`; the data roles are folders,
+    hub ids or DataConfigs. Raises SottoError on what is no method, and where a method lacks the data it needs.
+    """
+    for step in steps:
+        if type(step) not in methods.handlers:
+            raise SottoError(f"{step!r} is no method; known: {', '.join(methods.types)}")
+    model = load(recognizer) if isinstance(recognizer, str | Path) else copy.deepcopy(recognizer)
+    model.language = language
+    with tempfile.TemporaryDirectory() as folder:
+        context = StepContext(
+            folder=Path(folder),
+            calibration=opened(calibration, model),
+            train=opened(train, model),
+            validation=opened(validation, model),
+            language=language,
+            seed=seed,
+        )
+        for step in steps:
+            methods.handler(step)(model, step, context)
+    return model
+
+
+def opened(data: Data | None, recognizer: Recognizer) -> ClipSource | None:
+    if data is None:
+        return None
+    config = data if isinstance(data, DataConfig) else DataConfig(str(data))
+    return open_data(config, sampling_rate=recognizer.sampling_rate)

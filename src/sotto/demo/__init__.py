@@ -1,0 +1,5 @@
+"""The bundled recogniser of connected digits, its clips and its recipe."""
+
+from pathlib import Path
+
+DEMO_RECIPE = Path(__file__).parent / "recipe.yaml"

@@ -1,0 +1,215 @@
+"""Training examples: clips (or strings spliced from them) as log-mel windows and Whisper's label tokens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from transformers import WhisperProcessor
+
+from sotto.augmentation import Augmentation, Splicer, Splicing, augment
+from sotto.data import BadClip, Clip, ClipReference, ClipSource
+from sotto.data.audio import header_seconds
+from sotto.errors import SottoError
+
+IGNORED = -100  # the label that losses leave out (torch's ignore_index)
+LABEL_MULTIPLE = 16  # few different lengths, so that torch.compile seldom has to start anew
+
+logger = logging.getLogger(__name__)
+
+
+class Batch(TypedDict):
+    """`input_features`: (batch, mel bins, frames) float32. `labels`: (batch, tokens) int64, padded with -100."""
+
+    input_features: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where the transcribed speech lies in the window, in seconds; `cut` where speech runs on past the window."""
+
+    start: float
+    end: float
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    audio: NDArray[np.float32]
+    text: str
+    language: str | None
+    span: Span | None
+
+
+class ClipExamples(Dataset[Example]):
+    """One example a clip, varied anew in every epoch; the same index and epoch give the same example.
+
+    A clip that turns out to be bad is reported, and the next one takes its place.
+    """
+
+    def __init__(self, source: ClipSource, augmentation: Augmentation, window_seconds: float, seed: int) -> None:
+        self.source = source
+        fitting = usable(source, window_seconds)
+        self.references = [reference for reference, _ in fitting]
+        self.lengths = [seconds for _, seconds in fitting]
+        self.augmentation = augmentation
+        self.window_seconds = window_seconds
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        clip = self.read(index)
+        audio, _ = augment(clip.audio, self.augmentation, clip.sampling_rate, rng)
+        if len(audio) > round(self.window_seconds * clip.sampling_rate):  # slowed down past the window
+            audio = clip.audio
+        return Example(audio, clip.text or "", clip.language, None)
+
+    def read(self, index: int) -> Clip:
+        """The clip at `index`, or the next good one. Raises SottoError where there is none."""
+        for offset in range(len(self)):
+            reference = self.references[(index + offset) % len(self)]
+            try:
+                clip = self.source.read(reference)
+                if len(clip.audio) > round(self.window_seconds * clip.sampling_rate):
+                    raise BadClip(f"{clip.seconds:.2f} s long, more than the window")
+                return clip
+            except BadClip as bad:
+                logger.warning("%s left out: %s", reference.name, bad.reason)
+        raise SottoError(f"none of the {len(self)} clips in {self.source.config.path} can be used; check the files")
+
+
+class SplicedExamples(Dataset[Example]):
+    """Strings spliced from short clips; the same index and epoch give the same string.
+
+    A share `timestamp_share` of them, and all that are cut by the window, carry their span.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        splicing: Splicing,
+        augmentation: Augmentation,
+        window_seconds: float,
+        timestamp_share: float,
+        seed: int,
+    ) -> None:
+        self.timestamp_share = timestamp_share
+        self.splicer = Splicer(clips, splicing, window_seconds)
+        self.strings = splicing.strings
+        self.lengths = [window_seconds] * self.strings
+        self.augmentation = augmentation
+        self.window_seconds = window_seconds
+        self.rate = clips[0].sampling_rate
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.strings
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        string = self.splicer.draw(rng)
+        audio, speed = augment(string.audio, self.augmentation, self.rate, rng)
+        end = string.end / speed
+        if end > self.window_seconds:  # slowed down past the window: the text would no longer be all there
+            audio, end, speed = string.audio, string.end, 1.0
+        audio = audio[: round(self.window_seconds * self.rate)]
+        timed = string.cut or rng.random() < self.timestamp_share
+        span = Span(string.start / speed, end, string.cut) if timed else None
+        return Example(audio, string.text, None, span)
+
+
+def usable(source: ClipSource, window_seconds: float) -> list[tuple[ClipReference, float]]:
+    """The clips that have a transcript and fit the window (a longer clip's text would not be all there).
+
+    Each with its length in seconds, 0 where that is not known before decoding.
+    """
+    transcribed = [(reference, seconds_of(reference)) for reference in source.references if reference.text]
+    fitting = [(reference, seconds) for reference, seconds in transcribed if seconds <= window_seconds]
+    if not fitting:
+        raise SottoError(
+            f"no clip has a transcript and fits the window of {window_seconds:g} s; "
+            "training needs a metadata.csv with columns file_name,text"
+        )
+    return fitting
+
+
+def seconds_of(reference: ClipReference) -> float:
+    if reference.seconds is not None or reference.path is None:
+        return reference.seconds or 0.0
+    return header_seconds(reference.path) or 0.0
+
+
+@dataclass(frozen=True)
+class WhisperCollator:
+    """Examples -> Batch. Examples that carry a span are labelled with its times.
+
+    Raises SottoError for a language that the model does not know, and for a text of more than `maximum_tokens` labels.
+    """
+
+    processor: WhisperProcessor
+    language: str
+    maximum_tokens: int = 448
+
+    def __post_init__(self) -> None:
+        self.language_id(self.language)
+
+    def __call__(self, examples: list[Example]) -> Batch:
+        extractor = self.processor.feature_extractor
+        features = extractor(
+            [example.audio for example in examples],
+            sampling_rate=extractor.sampling_rate,
+            return_tensors="pt",
+        ).input_features
+        labels = [self.label_ids(example) for example in examples]
+        longest = max(map(len, labels))
+        if longest > self.maximum_tokens:
+            text = examples[[len(ids) for ids in labels].index(longest)].text
+            raise SottoError(
+                f"a text of {longest} tokens, where the model takes {self.maximum_tokens}: '{text[:40]}'; "
+                "leave the clip out or cut it in two"
+            )
+        length = min(-(-longest // LABEL_MULTIPLE) * LABEL_MULTIPLE, self.maximum_tokens)
+        padded = torch.tensor([ids + [IGNORED] * (length - len(ids)) for ids in labels])
+        return Batch(input_features=features, labels=padded)
+
+    def label_ids(self, example: Example) -> list[int]:
+        """Language, task, text (with or without times) and end of text, without the start token, as Whisper has it."""
+        tokenizer: Any = self.processor.tokenizer
+        ids = {
+            name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("transcribe", "notimestamps", "endoftext")
+        }
+        language = self.language_id(example.language or self.language)
+        text = tokenizer.encode(f" {example.text}", add_special_tokens=False)
+        if example.span is not None:
+            first = ids["notimestamps"] + 1
+            start, end = (first + round(seconds / 0.02) for seconds in (example.span.start, example.span.end))
+            # Speech that runs on past the window: the end time twice, so that decoding goes on from there.
+            text = [start, *text, end, end] if example.span.cut else [start, *text, end]
+        else:
+            text = [ids["notimestamps"], *text]
+        return [language, ids["transcribe"], *text, ids["endoftext"]]
+
+    def language_id(self, language: str) -> int:
+        tokenizer: Any = self.processor.tokenizer
+        found = tokenizer.convert_tokens_to_ids(f"<|{language}|>")
+        if found in (None, tokenizer.unk_token_id):  # Whisper's unknown token is its end of text
+            raise SottoError(f"the model has no language '{language}'; give one that it has, by its code: en, hi, ...")
+        return int(found)

@@ -1,0 +1,88 @@
+"""What is measured of a recogniser: cost, errors and speed, as the numbers of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sotto.calibration import places
+from sotto.checkpoint import Recognizer
+from sotto.data import Clip, ClipSource
+from sotto.errors import SottoError
+from sotto.layers import FactoredLinear
+from sotto.metrics.cost import bytes_on_disk, count_parameters, decoder_flops, encoder_flops, flops_by_module
+from sotto.metrics.errors import ErrorReport, measure_errors
+from sotto.metrics.speed import LatencyReport, measure_latency
+from sotto.progress import track
+from sotto.report.numbers import LayerNumbers, ModelNumbers
+from sotto.surgery import get_linear, layer_path
+from sotto.text import Normalizer
+from sotto.transcription import Decoding, transcribe
+
+TOKENS = 32  # decoder FLOPs and latency are given for a transcript of this length, or the longest the model can write
+
+
+def measure_cost(recognizer: Recognizer, name: str, folder: Path | None = None) -> ModelNumbers:
+    """Parameters, FLOPs of one window and of one transcript, and bytes of the weights in `folder`."""
+    model = recognizer.model
+    tokens = min(TOKENS, model.config.max_target_positions)
+    return ModelNumbers(
+        name=name,
+        parameters=count_parameters(model),
+        encoder_flops=encoder_flops(model),
+        decoder_flops=decoder_flops(model, tokens),
+        decoder_tokens=tokens,
+        bytes_on_disk=bytes_on_disk(folder) if folder is not None else None,
+        layers=tuple(layer_numbers(recognizer, tokens)),
+    )
+
+
+def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]:
+    """Every linear of every layer."""
+    flops = flops_by_module(recognizer.model, tokens=tokens)
+    for stack, index, linear in places(recognizer, [stack.name for stack in recognizer.architecture.stacks]):
+        module = get_linear(recognizer.model, stack, index, linear)
+        yield LayerNumbers(
+            stack=stack.name,
+            layer=index,
+            linear=linear,
+            inputs=module.in_features,
+            outputs=module.out_features,
+            rank=module.rank if isinstance(module, FactoredLinear) else None,
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            flops=flops.get(layer_path(stack, index, linear), 0),
+        )
+
+
+def evaluate(recognizer: Recognizer, clips: ClipSource, decoding: Decoding, normalizer: Normalizer) -> ErrorReport:
+    """Transcribe all clips and measure corpus WER and CER. Raises SottoError where clips have no transcripts."""
+    clips.require_transcripts()
+    texts: dict[str, str] = {}
+
+    def noted() -> Iterable[Clip]:
+        for clip in clips:
+            texts[clip.name] = clip.text or ""
+            yield clip
+
+    results = list(track(transcribe(recognizer, noted(), decoding), "transcribing", total=size_of(clips)))
+    if not results:
+        raise SottoError(f"no clip of {clips.config.path} could be transcribed")
+    names = [result.name for result in results]
+    return measure_errors(names, [texts[name] for name in names], [result.text for result in results], normalizer)
+
+
+def size_of(clips: ClipSource) -> int | None:
+    """The number of clips, where it is known."""
+    try:
+        return len(clips)
+    except TypeError:
+        return None
+
+
+def measure_speed(recognizer: Recognizer, audio: NDArray[np.float32], repeats: int = 5) -> LatencyReport:
+    """Latency of one clip, cut to the window."""
+    samples = int(recognizer.window_seconds * recognizer.sampling_rate)
+    return measure_latency(recognizer.model, recognizer.processor, audio[:samples], tokens=TOKENS, repeats=repeats)

@@ -1,0 +1,30 @@
+"""What a method is: a configuration type, and the function that carries it out on a recogniser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotto.checkpoint import Recognizer
+from sotto.data import ClipSource
+from sotto.registry import Registry
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step may use besides the model: the data roles of the recipe, and a folder for its own checkpoints."""
+
+    folder: Path
+    calibration: ClipSource | None = None
+    train: ClipSource | None = None
+    validation: ClipSource | None = None
+    language: str | None = None
+    seed: int = 0
+
+
+Method = Callable[[Recognizer, Any, StepContext], list[str]]
+"""Changes the recogniser in place and returns notes for the report, a line each."""
+
+methods: Registry[Method] = Registry("method")

@@ -1,0 +1,163 @@
+"""A new, untrained Whisper with a vocabulary of its own: the base of a model trained from nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from sotto.errors import SottoError
+
+TIME_STEP = 0.02  # seconds; one encoder position, and the grid of Whisper's timestamps
+
+
+@dataclass(frozen=True)
+class NewWhisper:
+    """Dimensions of a Whisper to be trained from nothing (names as in WhisperConfig)."""
+
+    d_model: int
+    encoder_layers: int
+    decoder_layers: int
+    attention_heads: int
+    ffn_dim: int | None = None
+    vocabulary: int = 500
+    """most entries of the byte-level BPE vocabulary, special tokens not counted"""
+    languages: tuple[str, ...] = ("en",)
+    window_seconds: float = 30.0
+    mel_bins: int = 80
+    maximum_tokens: int = 448
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("attention_heads", "encoder_layers", "decoder_layers", "maximum_tokens"):
+            if getattr(self, name) < 1:
+                raise SottoError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.mel_bins < 2:  # transformers pads features of one bin another way
+            raise SottoError(f"mel_bins must be at least 2, found {self.mel_bins}")
+        if self.ffn_dim is not None and self.ffn_dim < 1:
+            raise SottoError(f"ffn_dim must be at least 1, found {self.ffn_dim}")
+        if self.d_model < 4 or self.d_model % 2:
+            raise SottoError(f"d_model must be even and at least 4, found {self.d_model}")
+        if self.d_model % self.attention_heads:
+            raise SottoError(f"d_model {self.d_model} is not a multiple of attention_heads {self.attention_heads}")
+        if self.window_seconds < 1 or self.window_seconds % 1:
+            raise SottoError(f"window_seconds must be a whole number of seconds, found {self.window_seconds}")
+        if self.vocabulary < 256:
+            raise SottoError(f"vocabulary must be at least 256 (one entry a byte), found {self.vocabulary}")
+        if not 0 <= self.dropout < 1:
+            raise SottoError(f"dropout must be at least 0 and below 1, found {self.dropout}")
+        if not self.languages:
+            raise SottoError("languages must name at least one language, such as 'en'")
+        for language in self.languages:
+            if language not in LANGUAGES:
+                raise SottoError(f"unknown language '{language}'; give one of Whisper's codes, such as 'en'")
+
+
+def new_tokenizer(config: NewWhisper, texts: Iterable[str]) -> WhisperTokenizer:
+    """A byte-level BPE trained on `texts`, with Whisper's special and timestamp tokens after it, in Whisper's order."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocabulary,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((f" {text}" for text in texts), trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    known = list(LANGUAGES)  # transformers finds a language by its place in this list: those before it are there too
+    languages = known[: 1 + max(known.index(language) for language in config.languages)]
+    special = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        *(f"<|{language}|>" for language in languages),
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        "<|nospeech|>",
+        "<|notimestamps|>",
+    ]
+    tokenizer = WhisperTokenizer(
+        vocab=trained["vocab"],
+        merges=[tuple(pair) for pair in trained["merges"]],
+        pad_token="<|endoftext|>",
+        extra_special_tokens=[AddedToken(token, special=True, normalized=False) for token in special[1:]],
+    )
+    steps = round(config.window_seconds / TIME_STEP)
+    timestamps = [f"<|{step * TIME_STEP:.2f}|>" for step in range(steps + 1)]
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in timestamps])
+    tokenizer.set_prefix_tokens(language=config.languages[0], task="transcribe", predict_timestamps=False)
+    return tokenizer
+
+
+def new_processor(config: NewWhisper, texts: Iterable[str]) -> WhisperProcessor:
+    """The tokenizer trained on `texts` and a log-mel feature extractor for the window."""
+    extractor = WhisperFeatureExtractor(feature_size=config.mel_bins, chunk_length=round(config.window_seconds))
+    return WhisperProcessor(extractor, new_tokenizer(config, texts))
+
+
+def new_model(config: NewWhisper, tokenizer: WhisperTokenizer, seed: int) -> WhisperForConditionalGeneration:
+    """Random weights for `config`, sized for `tokenizer`, with a generation config that pipelines can use."""
+    torch.manual_seed(seed)
+    ffn = config.ffn_dim or 4 * config.d_model
+    end: Any = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    start: Any = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=len(tokenizer),
+            num_mel_bins=config.mel_bins,
+            d_model=config.d_model,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            encoder_attention_heads=config.attention_heads,
+            decoder_attention_heads=config.attention_heads,
+            encoder_ffn_dim=ffn,
+            decoder_ffn_dim=ffn,
+            max_source_positions=round(config.window_seconds / TIME_STEP),
+            max_target_positions=config.maximum_tokens,
+            dropout=config.dropout,
+            pad_token_id=end,
+            bos_token_id=end,
+            eos_token_id=end,
+            decoder_start_token_id=start,
+        )
+    )
+    model.generation_config = generation_config(config, tokenizer)
+    return model
+
+
+def generation_config(config: NewWhisper, tokenizer: WhisperTokenizer) -> GenerationConfig:
+    """Whisper's decoding settings in full: without them timestamps, languages and other runtimes' converters fail."""
+    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    upper_half = range(config.decoder_layers // 2, config.decoder_layers)
+    return GenerationConfig(
+        decoder_start_token_id=tokenizer.convert_tokens_to_ids("<|startoftranscript|>"),
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        max_length=config.maximum_tokens,
+        is_multilingual=True,
+        lang_to_id={f"<|{name}|>": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in config.languages},
+        task_to_id={task: tokenizer.convert_tokens_to_ids(f"<|{task}|>") for task in ("translate", "transcribe")},
+        no_timestamps_token_id=tokenizer.convert_tokens_to_ids("<|notimestamps|>"),
+        prev_sot_token_id=tokenizer.convert_tokens_to_ids("<|startofprev|>"),
+        max_initial_timestamp_index=round(1.0 / TIME_STEP),
+        return_timestamps=False,
+        suppress_tokens=[],
+        begin_suppress_tokens=[end],
+        # Which heads align words with audio is learnt; the upper half of the decoder is Whisper's own fallback.
+        alignment_heads=[[layer, head] for layer in upper_half for head in range(config.attention_heads)],
+    )

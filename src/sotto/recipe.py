@@ -1,0 +1,86 @@
+"""A recipe: base, data, steps, acceptance. YAML on disk, frozen dataclasses in memory, strict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from sotto.configuration import parse, read_yaml, to_plain
+from sotto.data import DataConfig
+from sotto.errors import SottoError
+from sotto.methods import methods
+from sotto.transcription import Decoding
+
+
+@dataclass(frozen=True)
+class DataRoles:
+    """The four roles of data. A clip is never in two of them."""
+
+    calibration: DataConfig | None = None
+    train: DataConfig | None = None
+    validation: DataConfig | None = None
+    test: DataConfig | None = None
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The most that a step may cost."""
+
+    wer_increase: float
+    """percentage points of corpus WER on validation, against the base"""
+
+    def __post_init__(self) -> None:
+        if self.wer_increase < 0:
+            raise SottoError(f"wer_increase must not be negative, found {self.wer_increase}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `sotto compress` carries out. `steps` holds one method configuration each, in order."""
+
+    base: str
+    steps: tuple[Any, ...]
+    data: DataRoles = field(default_factory=DataRoles)
+    title: str | None = None
+    language: str | None = None
+    normalizer: str | None = None
+    beams: int = 1
+    batch_size: int = 8
+    accept: Acceptance | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """precision of the saved weights; None keeps the base's"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise SottoError("a recipe needs at least one step")
+        if self.accept is not None and self.data.validation is None:
+            raise SottoError("accept needs data.validation, on which the word error rate is measured")
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(language=self.language, beams=self.beams, batch_size=self.batch_size)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Raises SottoError on a missing file, bad YAML, or an unknown or missing key, naming the nearest known one."""
+    return parse_recipe(read_yaml(path), path.name)
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    listed = values.get("steps", [])
+    if not isinstance(listed, list):
+        raise SottoError(f"{where}: steps: expected a list, found {listed!r}")
+    steps = tuple(methods.parse(entry, f"{where}: steps[{index}]") for index, entry in enumerate(listed))
+    recipe = parse(Recipe, {**values, "steps": listed}, where)
+    return replace(recipe, steps=steps)
+
+
+def recipe_as_yaml(recipe: Recipe) -> str:
+    """The resolved recipe: every setting, defaults included."""
+    plain = to_plain(recipe)
+    plain["steps"] = [{methods.name_of(step): to_plain(step)} for step in recipe.steps]
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

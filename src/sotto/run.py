@@ -1,0 +1,316 @@
+"""Carrying out a recipe: one checkpoint and one measurement per step, resumable, with a report at the end.
+
+The folder of a run:
+
+    recipe.yaml                 the resolved recipe
+    steps/0-base/               numbers.json
+    steps/1-low_rank/           model/ and numbers.json (written last: a step with it is finished)
+    model/                      the last step's checkpoint
+    report.html  report.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sotto.checkpoint import Recognizer, load, save
+from sotto.configuration import parse, to_plain
+from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
+from sotto.distribution import processes
+from sotto.errors import NotAcceptedError, SottoError
+from sotto.measurement import evaluate, measure_cost, measure_speed
+from sotto.methods import StepContext, methods
+from sotto.metrics.errors import ErrorReport, compare
+from sotto.metrics.speed import LatencyReport, machine
+from sotto.model_card import model_card
+from sotto.recipe import Recipe, recipe_as_yaml
+from sotto.report import write_report
+from sotto.report.numbers import ModelNumbers, RunNumbers
+from sotto.text import Normalizer, get_normalizer
+
+ROLES = ("calibration", "train", "validation", "test")
+NUMBERS = "numbers.json"
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """What is kept of a finished step: the numbers of the report, and WER on validation where the recipe asks."""
+
+    model: ModelNumbers
+    validation_wer: float | None = None
+    skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """role -> clips that were skipped up to here, each with its reason"""
+    machine: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe being carried out in `folder`; relative paths in the recipe start from `root`."""
+
+    recipe: Recipe
+    root: Path
+    folder: Path
+    sources: dict[str, ClipSource]
+    say: Callable[[str], None]
+
+    @property
+    def normalizer(self) -> Normalizer:
+        return get_normalizer(self.recipe.normalizer, self.recipe.language)
+
+    def step_folder(self, index: int, name: str) -> Path:
+        return self.folder / "steps" / f"{index}-{name}"
+
+
+def carry_out(recipe: Recipe, root: Path, folder: Path, say: Callable[[str], None]) -> RunNumbers:
+    """Carry out `recipe` in `folder` and return the numbers; a second call skips the steps that are finished.
+
+    `say` is told what is going on, a line at a time. Raises SottoError on bad input, before any work where that can be
+    known, and NotAcceptedError where a step costs more than the recipe accepts.
+    """
+    base = base_of(recipe, root)
+    check_needs(recipe)
+    recognizer = load(base, device=processes().device)
+    recognizer.language = recipe.language
+    run = Run(recipe, root, folder, open_sources(recipe, root, recognizer.sampling_rate), say)
+    if processes().is_main_process:
+        claim_folder(run)
+    processes().wait_for_everyone()
+    finished = [measured_base(run, recognizer, base)]
+    for index, step in enumerate(recipe.steps, start=1):
+        recognizer, measured_step = carry_out_step(run, recognizer, index, step, finished)
+        finished.append(measured_step)
+        check_acceptance(recipe, methods.name_of(step), finished)
+    numbers = run_numbers(run, finished)
+    if processes().is_main_process:
+        publish(run, len(recipe.steps))
+        write_report(numbers, folder)
+    processes().wait_for_everyone()
+    return numbers
+
+
+def check_needs(recipe: Recipe) -> None:
+    """Raises SottoError where a step needs a data role that the recipe does not give."""
+    for step in recipe.steps:
+        for role in getattr(step, "needs", ()):
+            if getattr(recipe.data, role) is None:
+                raise SottoError(f"{methods.name_of(step)} needs data.{role}; give it a folder of audio")
+
+
+def base_of(recipe: Recipe, root: Path) -> str | Path:
+    """A folder relative to the recipe where there is one, else the id of a checkpoint on the hub."""
+    local = root / Path(recipe.base).expanduser()
+    return local if local.exists() else recipe.base
+
+
+def open_sources(recipe: Recipe, root: Path, sampling_rate: int) -> dict[str, ClipSource]:
+    """The data roles that the recipe names. Raises SottoError where a clip is in two of them."""
+    sources = {}
+    for role in ROLES:
+        config: DataConfig | None = getattr(recipe.data, role)
+        if config is not None:
+            sources[role] = open_data(config, sampling_rate=sampling_rate, root=root)
+    for role in ("validation", "test"):
+        if role in sources:
+            sources[role].require_transcripts()
+    check_disjoint(sources)
+    return sources
+
+
+def claim_folder(run: Run) -> None:
+    """Make the folder, or go on in one that holds an unfinished run of the very same recipe."""
+    written = run.folder / "recipe.yaml"
+    text = recipe_as_yaml(run.recipe)
+    if run.folder.exists() and not run.folder.is_dir():
+        raise SottoError(f"{run.folder} is a file; name a folder")
+    if written.is_file():
+        if written.read_text(encoding="utf-8") != text:
+            raise SottoError(f"{run.folder} holds a run of another recipe; name a new folder, or remove this one")
+    elif run.folder.exists() and any(not path.name.endswith(".partial") for path in run.folder.iterdir()):
+        raise SottoError(f"{run.folder} is not empty and holds no run; name a new folder")
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_text(written, text)
+    except OSError as error:
+        raise SottoError(f"{run.folder}: cannot be written ({error.strerror}); name another folder") from error
+    for left in run.folder.glob("**/.*.partial"):  # of a run that was killed while it saved
+        shutil.rmtree(left, ignore_errors=True)
+        left.unlink(missing_ok=True)
+
+
+def measured_base(run: Run, recognizer: Recognizer, base: str | Path) -> StepNumbers:
+    folder = run.step_folder(0, "base")
+    known = read_numbers(folder)
+    if known is not None:
+        run.say("base: measured already")
+        return known
+    run.say("base: measuring")
+    weights = Path(base) if Path(base).is_dir() else None
+    numbers = measured(run, recognizer, "base", weights, None)
+    return kept(folder, numbers)
+
+
+def carry_out_step(
+    run: Run, recognizer: Recognizer, index: int, step: Any, finished: list[StepNumbers]
+) -> tuple[Recognizer, StepNumbers]:
+    """The model after step `index`, from disk where the step is finished."""
+    name = methods.name_of(step)
+    folder = run.step_folder(index, name)
+    known = read_numbers(folder)
+    if known is not None:
+        run.say(f"{name}: finished already")
+        return reloaded(folder / "model", recognizer), known
+    run.say(f"{name}: applying")
+    start = time.monotonic()
+    context = StepContext(
+        folder=folder / "work",
+        calibration=run.sources.get("calibration"),
+        train=run.sources.get("train"),
+        validation=run.sources.get("validation"),
+        language=run.recipe.language,
+        seed=run.recipe.seed,
+    )
+    notes = methods.handler(step)(recognizer, step, context)
+    seconds = time.monotonic() - start
+    if processes().is_main_process:
+        card = model_card(run.recipe, recognizer, notes)
+        save(recognizer, folder / "model", dtype=run.recipe.dtype, card=card)
+    processes().wait_for_everyone()
+    saved = reloaded(folder / "model", recognizer)  # what is measured is what is on disk
+    run.say(f"{name}: measuring")
+    numbers = measured(run, saved, name, folder / "model", finished[0])
+    model = replace(numbers.model, notes=tuple(notes), seconds=seconds)
+    return saved, kept(folder, replace(numbers, model=model))
+
+
+def reloaded(folder: Path, before: Recognizer) -> Recognizer:
+    """The checkpoint in `folder`, to take the place of `before`."""
+    return replace(load(folder, device=before.model.device), language=before.language)
+
+
+def measured(
+    run: Run, recognizer: Recognizer, name: str, weights: Path | None, base: StepNumbers | None
+) -> StepNumbers:
+    """Cost, errors on test and validation, speed on the first test clip."""
+    numbers = measure_cost(recognizer, name, weights)
+    if "test" in run.sources:
+        source = run.sources["test"]
+        errors = evaluated(run, recognizer, source)
+        against = base.model.errors if base is not None else None
+        numbers = replace(
+            numbers,
+            errors=errors,
+            comparison=compare(against, errors) if against is not None else None,
+            latency=undisturbed_speed(recognizer, source),
+        )
+    wer = None
+    if run.recipe.accept is not None:
+        wer = evaluated(run, recognizer, run.sources["validation"]).wer
+    return StepNumbers(numbers, wer, skipped_clips(run), machine())
+
+
+def undisturbed_speed(recognizer: Recognizer, source: ClipSource) -> LatencyReport | None:
+    """Latency on the first clip, from one process while the others wait."""
+    processes().wait_for_everyone()
+    first = processes().is_main_process
+    report = measure_speed(recognizer, next(iter(source)).audio) if first else None
+    processes().wait_for_everyone()
+    return report
+
+
+def skipped_clips(run: Run) -> dict[str, tuple[str, ...]]:
+    return {
+        role: tuple(f"{clip.name}: {clip.reason}" for clip in source.skipped)
+        for role, source in run.sources.items()
+        if source.skipped
+    }
+
+
+def evaluated(run: Run, recognizer: Recognizer, source: ClipSource) -> ErrorReport:
+    return evaluate(recognizer, source, run.recipe.decoding, run.normalizer)
+
+
+def check_acceptance(recipe: Recipe, name: str, finished: list[StepNumbers]) -> None:
+    before, after = finished[0].validation_wer, finished[-1].validation_wer
+    if recipe.accept is None or before is None or after is None:
+        return
+    increase = 100 * (after - before)
+    if increase > recipe.accept.wer_increase:
+        raise NotAcceptedError(
+            f"step {name} raises WER on validation by {increase:.2f} points, from {before:.2%} to {after:.2%}; "
+            f"the recipe accepts {recipe.accept.wer_increase:g}"
+        )
+
+
+def run_numbers(run: Run, finished: list[StepNumbers]) -> RunNumbers:
+    models = [step.model for step in finished]
+    test = run.sources.get("test")
+    errors = models[0].errors
+    return RunNumbers(
+        title=run.recipe.title or f"{Path(run.recipe.base).name}, compressed",
+        base=run.recipe.base,
+        models=tuple(models),
+        decoding=run.recipe.decoding.describe(),
+        test_clips=f"{test.config.path}, {errors.clips} clips" if test is not None and errors is not None else "",
+        skipped={role: clips for step in finished for role, clips in step.skipped.items()},
+        machine=finished[-1].machine,
+        recipe=recipe_as_yaml(run.recipe),
+        commit=git_commit(),
+    )
+
+
+def publish(run: Run, last: int) -> None:
+    """Show the last step's checkpoint as `model/`, without a second copy of the weights where the disk can."""
+    name = methods.name_of(run.recipe.steps[-1])
+    partial = run.folder / ".model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(run.step_folder(last, name) / "model", partial, copy_function=link_or_copy)
+    shutil.rmtree(run.folder / "model", ignore_errors=True)
+    partial.rename(run.folder / "model")
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def read_numbers(folder: Path) -> StepNumbers | None:
+    """The numbers of a finished step, or None where it is not finished."""
+    path = folder / NUMBERS
+    if not path.is_file():
+        return None
+    return parse(StepNumbers, json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def kept(folder: Path, numbers: StepNumbers) -> StepNumbers:
+    """Mark a step as finished."""
+    if processes().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / NUMBERS, json.dumps(to_plain(numbers), ensure_ascii=False, indent=1))
+    processes().wait_for_everyone()
+    return numbers
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def git_commit() -> str | None:
+    """The commit of the folder that the command was started in, if it is a git checkout."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,151 @@
+"""The record of how a model differs in shape from its base: data only, versioned, JSON, and strict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sotto.architectures import Architecture, Stack, StackDimensions, get_architecture
+from sotto.configuration import nearest, parse, to_plain
+from sotto.errors import SottoError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LayerStructure:
+    """How one layer differs from the layer `base_layer` of the base. What is not named is as it was."""
+
+    base_layer: int
+    heads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """attention -> the base's heads that are kept, in order"""
+    ffn_widths: Mapping[str, int] = field(default_factory=dict)
+    """feed-forward network -> inner width"""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """linear (path within the layer) -> rank of its two factors"""
+    reduced: tuple[str, ...] = ()
+    """attentions computed in the reduced dimension"""
+
+
+@dataclass(frozen=True)
+class StackStructure:
+    """The layers of one stack, and how many the base has."""
+
+    base_layers: int
+    layers: tuple[LayerStructure, ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The record of a whole model. `stacks`: encoder, decoder."""
+
+    architecture: str
+    stacks: Mapping[str, StackStructure]
+    version: int = VERSION
+
+    def layer(self, stack: str, index: int) -> LayerStructure:
+        return self.stacks[stack].layers[index]
+
+    def with_layer(self, stack: str, index: int, layer: LayerStructure) -> Structure:
+        """A copy in which layer `index` of `stack`, counted as the model now stands, is `layer`."""
+        layers = list(self.stacks[stack].layers)
+        layers[index] = layer
+        return self.with_layers(stack, layers)
+
+    def with_layers(self, stack: str, layers: Iterable[LayerStructure]) -> Structure:
+        """A copy in which the layers of `stack` are `layers`."""
+        return replace(self, stacks={**self.stacks, stack: replace(self.stacks[stack], layers=tuple(layers))})
+
+
+def dense_structure(architecture: Architecture, config: Any) -> Structure:
+    """The record of a model that is its own base."""
+    stacks = {}
+    for stack in architecture.stacks:
+        count = stack.dimensions(config).layers
+        stacks[stack.name] = StackStructure(count, tuple(LayerStructure(index) for index in range(count)))
+    return Structure(architecture.name, stacks)
+
+
+def to_json(structure: Structure) -> dict[str, Any]:
+    """The record as it stands in config.json, entries that say nothing left out."""
+    plain: dict[str, Any] = to_plain(structure)
+    for stack in plain["stacks"].values():
+        stack["layers"] = [
+            {key: value for key, value in layer.items() if key == "base_layer" or value} for layer in stack["layers"]
+        ]
+    return plain
+
+
+def from_json(values: Any) -> Structure:
+    """Raises SottoError on an unknown key, a wrong type, or a version that this Sotto does not know."""
+    version = values.get("version") if isinstance(values, Mapping) else None
+    if not isinstance(version, int) or version < 1:
+        raise SottoError("the structure record in config.json has no version; it was not written by Sotto")
+    if version > VERSION:
+        raise SottoError(
+            f"the structure record is of version {version} and this Sotto reads up to {VERSION}; upgrade sotto"
+        )
+    return parse(Structure, values, "structure record")
+
+
+def check(structure: Structure, config: Any) -> None:
+    """Raises SottoError where the record does not fit `config`, or asks for more than the base has."""
+    architecture = get_architecture(structure.architecture)
+    known = [stack.name for stack in architecture.stacks]
+    for name in structure.stacks:
+        if name not in known:
+            raise SottoError(f"structure record: unknown stack '{name}'{nearest(name, known)}")
+    for stack in architecture.stacks:
+        if stack.name not in structure.stacks:
+            raise SottoError(f"structure record: stack '{stack.name}' is missing")
+        check_stack(structure.stacks[stack.name], stack, stack.dimensions(config))
+
+
+def check_stack(record: StackStructure, stack: Stack, dimensions: StackDimensions) -> None:
+    if len(record.layers) != dimensions.layers:
+        raise SottoError(
+            f"structure record: {stack.name} has {len(record.layers)} layers, but {stack.layer_count} in config.json "
+            f"is {dimensions.layers}"
+        )
+    check_subset([layer.base_layer for layer in record.layers], record.base_layers, f"{stack.name}: base layers")
+    for index, layer in enumerate(record.layers):
+        check_layer(layer, stack, dimensions, f"{stack.name} layer {index}")
+
+
+def check_layer(layer: LayerStructure, stack: Stack, dimensions: StackDimensions, where: str) -> None:
+    attentions = [attention.name for attention in stack.attentions]
+    for name, heads in layer.heads.items():
+        check_name(name, attentions, f"{where}: attention")
+        check_subset(heads, dimensions.heads, f"{where}: heads of {name}")
+    for name, width in layer.ffn_widths.items():
+        check_name(name, [ffn.name for ffn in stack.feed_forwards], f"{where}: feed-forward network")
+        check_bound(width, dimensions.ffn, f"{where}: width of {name}")
+    for name, rank in layer.ranks.items():
+        check_name(name, list(stack.linears()), f"{where}: linear")
+        check_bound(rank, min(stack.linear_shape(name, dimensions)), f"{where}: rank of {name}")
+    for name in layer.reduced:
+        check_name(
+            name,
+            [attention.name for attention in stack.attentions if attention.reducible],
+            f"{where}: attention",
+        )
+        attention = next(attention for attention in stack.attentions if attention.name == name)
+        if any(projection not in layer.ranks for projection in attention.projections[:3]):
+            raise SottoError(f"structure record: {where}: {name} is reduced, but its projections are not all factored")
+
+
+def check_name(name: str, known: list[str], where: str) -> None:
+    if name not in known:
+        raise SottoError(f"structure record: {where} '{name}' does not exist{nearest(name, known)}")
+
+
+def check_bound(value: int, most: int, where: str) -> None:
+    if not 1 <= value <= most:
+        raise SottoError(f"structure record: {where} is {value}; the base allows 1 to {most}")
+
+
+def check_subset(kept: Iterable[int], count: int, where: str) -> None:
+    kept = list(kept)
+    if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= count:
+        raise SottoError(f"structure record: {where} {kept} are not an ascending choice out of the base's {count}")

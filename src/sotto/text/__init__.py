@@ -1,0 +1,54 @@
+"""Text normalizers by name or by language. A new one is a file of its own and a line in the table below."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from sotto.errors import SottoError
+from sotto.text.basic import basic_normalizer, none_normalizer
+from sotto.text.english import english_normalizer
+from sotto.text.normalizer import Normalizer
+
+__all__ = ["Normalizer", "get_normalizer", "normalizer_names"]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    build: Callable[[], Normalizer]
+    languages: tuple[str, ...] = ()
+
+
+_REGISTRY = (
+    _Entry("none", none_normalizer),
+    _Entry("basic", basic_normalizer),
+    _Entry("english", english_normalizer, ("en", "english")),
+)
+
+
+def normalizer_names() -> tuple[str, ...]:
+    """The names that `get_normalizer` takes."""
+    return tuple(entry.name for entry in _REGISTRY)
+
+
+def get_normalizer(name: str | None = None, language: str | None = None) -> Normalizer:
+    """The normalizer of that name, or else the one for that language, or else `basic`.
+
+    `language` is a code or an English name as Whisper takes them ("en", "English", "en-GB").
+
+    Raises:
+        SottoError: no normalizer has that name.
+    """
+    if name is None:
+        name = _name_for_language(language)
+    for entry in _REGISTRY:
+        if entry.name == name:
+            return entry.build()
+    nearest = get_close_matches(name.lower(), normalizer_names(), n=1)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    raise SottoError(f"unknown normalizer '{name}': {hint}the known ones are {', '.join(normalizer_names())}")
+
+
+def _name_for_language(language: str | None) -> str:
+    code = (language or "").strip().lower().replace("_", "-").split("-")[0]
+    return next((entry.name for entry in _REGISTRY if code in entry.languages), "basic")

@@ -1,0 +1,332 @@
+"""The one training loop: transformers' Trainer on accelerate, taking objectives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    WhisperProcessor,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from sotto.errors import SottoError
+from sotto.examples import IGNORED, Batch, Example, WhisperCollator
+from sotto.metrics.errors import measure_errors
+from sotto.objectives import Objective
+from sotto.text import Normalizer
+from sotto.transcription import Decoding, NoTimestamps, generation_settings, timestamp_begin
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast to train. `batch_size` is over all processes together."""
+
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    adam_beta2: float = 0.98
+    maximum_gradient: float = 1.0
+    label_smoothing: float = 0.0
+    mask_time: float = 0.0
+    """SpecAugment: share of frames in masked spans (transformers' mask_time_prob)"""
+    mask_frequency: float = 0.0
+    """SpecAugment: share of mel bins in masked spans (transformers' mask_feature_prob)"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    """fuse operations with torch.compile: about a minute at the start, then steps twice as fast on a CPU"""
+    length_bucketing: bool = True
+    evaluate_every: int = 500
+    """steps between two measurements of validation WER; a checkpoint is written at each"""
+    log_every: int = 50
+    workers: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "evaluate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise SottoError(f"{name} must be at least 1, found {getattr(self, name)}")
+        for name in ("warmup_steps", "workers"):
+            if getattr(self, name) < 0:
+                raise SottoError(f"{name} must not be negative, found {getattr(self, name)}")
+        for name in ("label_smoothing", "mask_time", "mask_frequency"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SottoError(f"{name} must be at least 0 and below 1, found {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise SottoError(f"learning_rate must be positive, found {self.learning_rate}")
+
+
+class TrainedModel(nn.Module):
+    """The model and the objectives it is trained with, as one module: so both are synchronised over processes."""
+
+    def __init__(self, model: PreTrainedModel, objectives: Sequence[Objective], label_smoothing: float) -> None:
+        super().__init__()
+        self.model = model
+        self.objectives = nn.ModuleList(objectives)
+        self.label_smoothing = label_smoothing
+        self.terms: dict[str, torch.Tensor] = {}
+
+    def forward(self, num_items_in_batch: Any = None, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss summed over label tokens, divided by their number over all processes."""
+        inputs = Batch(input_features=batch["input_features"], labels=batch["labels"])
+        labels = inputs["labels"]
+        tokens = (labels != IGNORED).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        model: Any = self.model
+        outputs = model(
+            input_features=inputs["input_features"],
+            decoder_input_ids=shift_right(labels, model.config.decoder_start_token_id, model.config.pad_token_id),
+            use_cache=False,
+        )
+        loss = nn.functional.cross_entropy(
+            outputs.logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        total = loss / tokens
+        self.terms["cross_entropy"] = total.detach()
+        for objective in self.objectives:
+            term = objective(self.model, inputs, outputs, tokens)
+            self.terms[str(objective.name)] = term.detach()
+            total = total + term
+        return {"loss": total}
+
+
+def shift_right(labels: torch.Tensor, start: int, pad: int) -> torch.Tensor:
+    """Decoder inputs for `labels` (batch, tokens): the start token, then every label but the last."""
+    inputs = labels.new_full(labels.shape, start)
+    inputs[:, 1:] = labels[:, :-1]
+    return inputs.masked_fill(inputs == IGNORED, pad)
+
+
+class AfterStep(TrainerCallback):
+    """Lets every objective act once an optimiser step is done."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        self.trained = trained
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for objective in self.trained.objectives:
+            objective.after_step(self.trained.model, state.global_step)  # type: ignore[operator]
+
+
+class LengthSampler(LengthGroupedSampler):
+    """Orders by length within groups of up to 50 batches, shuffled before: each epoch in a way of its own."""
+
+    def __init__(self, batch_size: int, lengths: Sequence[float], seed: int) -> None:
+        hundredths = [round(100 * length) for length in lengths]
+        super().__init__(batch_size, lengths=hundredths, generator=torch.Generator().manual_seed(seed))
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class SpeechTrainer(Trainer):
+    """Trainer that buckets by length, validates by transcribing, and logs every term of the loss."""
+
+    trained: TrainedModel
+    normalizer: Normalizer
+    sampler_lengths: list[float]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.sampler_lengths:
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.train_batch_size * self.args.world_size
+        return LengthSampler(batch, self.sampler_lengths, self.args.seed)
+
+    def _run_epoch(self, model: Any, epoch: int, train_dataloader: Any, *rest: Any, **named: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            return  # a finished run, called again: Trainer would take one step more
+        # Accelerate tells either the sampler or the dataset of the epoch, and neither after some resumes.
+        dataset: Any = self.train_dataset
+        for part in (train_dataloader, dataset):
+            part.set_epoch(epoch)
+        super()._run_epoch(model, epoch, train_dataloader, *rest, **named)  # type: ignore[no-untyped-call]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and len(self.trained.objectives):
+            # Each process has the terms of its own share of the batch.
+            terms = self.accelerator.reduce(self.trained.terms, reduction="sum")
+            logs |= {name: round(value.item(), 4) for name, value in terms.items()}
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Corpus WER of greedy transcripts of the validation examples, shared out over the processes."""
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        collator: Any = self.data_collator
+        rows = range(self.args.process_index, len(dataset), self.args.world_size)
+        pairs = transcribe_examples(
+            self.trained.model, collator, dataset, rows, self.args.eval_batch_size, self.args.device
+        )
+        pairs = sorted(gather_object(pairs))
+        names, references, hypotheses = (list(column) for column in zip(*pairs, strict=True))
+        report = measure_errors([str(name) for name in names], references, hypotheses, self.normalizer)
+        metrics = {f"{metric_key_prefix}_wer": report.wer, f"{metric_key_prefix}_cer": report.cer}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Trainer saves plain modules without regard to tied tensors; objectives have to be kept too, to resume.
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_model(self.trained, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        safetensors.torch.load_model(self.trained, Path(resume_from_checkpoint) / WEIGHTS)
+
+    def _load_best_model(self) -> None:
+        safetensors.torch.load_model(self.trained, Path(str(self.state.best_model_checkpoint)) / WEIGHTS)
+
+
+@torch.inference_mode()
+def transcribe_examples(
+    model: Any,
+    collator: WhisperCollator,
+    dataset: Dataset[Example],
+    rows: Sequence[int],
+    batch: int,
+    device: torch.device,
+) -> list[tuple[int, str, str]]:
+    """(row, reference, hypothesis) of each row, by greedy decoding without timestamps."""
+    was_training = model.training
+    model.eval()
+    tokenizer: Any = collator.processor.tokenizer
+    settings = generation_settings(model, Decoding(language=collator.language))
+    begin = timestamp_begin(model)
+    processors = LogitsProcessorList([NoTimestamps(begin)] if begin is not None else [])
+    pairs = []
+    for start in range(0, len(rows), batch):
+        chunk = rows[start : start + batch]
+        examples = [dataset[row] for row in chunk]
+        features = collator(examples)["input_features"].to(device)
+        tokens = model.generate(features, **settings, logits_processor=processors, do_sample=False)
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        pairs += [(row, example.text, text) for row, example, text in zip(chunk, examples, texts, strict=True)]
+    model.train(was_training)
+    return pairs
+
+
+def train(
+    model: PreTrainedModel,
+    processor: WhisperProcessor,
+    config: Training,
+    *,
+    training_data: Any,
+    validation_data: Any,
+    language: str,
+    normalizer: Normalizer,
+    folder: Path,
+    objectives: Sequence[Objective] = (),
+    device: str | None = None,
+) -> list[dict[str, float]]:
+    """Train `model` in place and leave the weights of the best validation WER in it; returns the log.
+
+    Checkpoints go to `folder`; a second call with the same folder goes on from the last of them.
+    """
+    settings: Any = model.config
+    settings.apply_spec_augment = config.mask_time > 0 or config.mask_frequency > 0
+    settings.mask_time_prob, settings.mask_feature_prob = config.mask_time, config.mask_frequency
+    settings.mask_time_min_masks = settings.mask_feature_min_masks = 0
+    trained = TrainedModel(model, objectives, config.label_smoothing)
+    collator: Any = WhisperCollator(processor, language, settings.max_target_positions)
+    trainer = SpeechTrainer(
+        model=trained,
+        args=trainer_arguments(config, folder, device),
+        train_dataset=training_data,
+        eval_dataset=validation_data,
+        data_collator=collator,
+        callbacks=[AfterStep(trained)],
+    )
+    trainer.trained, trainer.normalizer = trained, normalizer
+    trainer.sampler_lengths = training_data.lengths if config.length_bucketing and varied(training_data.lengths) else []
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    except SottoError as error:  # one raised in a loader's process comes with the whole traceback before it
+        raise SottoError(str(error).splitlines()[-1].removeprefix("sotto.errors.SottoError: ")) from error
+    settings.apply_spec_augment = False
+    model.eval()
+    return list(trainer.state.log_history)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in `folder` that is complete: one whose writing was killed is passed over."""
+    states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if is_json(path)]
+    newest = max(states, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)
+    return None if newest is None else str(newest.parent)  # Trainer writes its state last
+
+
+def is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def varied(lengths: Sequence[float]) -> bool:
+    return len(set(lengths)) > 1
+
+
+def trainer_arguments(config: Training, folder: Path, device: str | None) -> TrainingArguments:
+    """`config` in Trainer's own words."""
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.maximum_gradient,
+        bf16=config.precision == "bf16",
+        torch_compile=config.compile,
+        use_cpu=device == "cpu" or not torch.cuda.is_available(),
+        eval_strategy="steps",
+        eval_steps=config.evaluate_every,
+        save_strategy="steps",
+        save_steps=config.evaluate_every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="wer",
+        greater_is_better=False,
+        logging_steps=config.log_every,
+        dataloader_num_workers=config.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        label_names=["labels"],
+        seed=config.seed,
+        data_seed=config.seed,
+        report_to=[],
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+    )
+    world = arguments.world_size
+    if config.batch_size % world:
+        raise SottoError(f"batch_size {config.batch_size} does not divide over {world} processes")
+    arguments.per_device_train_batch_size = config.batch_size // world
+    return arguments

@@ -1,0 +1,172 @@
+"""A training recipe: YAML -> frozen dataclasses, and its run (`sotto train`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, WhisperProcessor
+
+from sotto.augmentation import Augmentation, Splicing
+from sotto.checkpoint import DTYPES, Recognizer, load, save
+from sotto.configuration import nearest, parse, read_yaml
+from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
+from sotto.data.hub import HubListing
+from sotto.distribution import processes
+from sotto.errors import SottoError
+from sotto.examples import ClipExamples, SplicedExamples
+from sotto.new_model import NewWhisper, new_model, new_processor
+from sotto.objectives import objectives
+from sotto.text import get_normalizer
+from sotto.training import Training, train
+
+SAMPLING_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Clips to learn from and clips to choose the best checkpoint by.
+
+    Without a `validation` folder, `hold_out` clips of `train`, drawn with the recipe's seed, are kept for validation.
+    """
+
+    train: DataConfig
+    validation: DataConfig | None = None
+    hold_out: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    splicing: Splicing | None = None
+    validation_strings: int = 200
+    """how many strings are spliced from the validation clips, where there is splicing"""
+    timestamp_share: float = 0.0
+    """share of spliced strings labelled with times"""
+
+    def __post_init__(self) -> None:
+        if self.hold_out < 0 or self.validation_strings < 1:
+            raise SottoError("hold_out must not be negative, and validation_strings at least 1")
+        if not 0 <= self.timestamp_share <= 1:
+            raise SottoError(f"timestamp_share must be between 0 and 1, found {self.timestamp_share}")
+        if (self.validation is None) == (self.hold_out == 0):
+            raise SottoError("give either validation (a folder) or hold_out (a number of training clips)")
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """What `sotto train` carries out: a base (a checkpoint, or a new model), data, objectives, and the training."""
+
+    data: TrainingData
+    training: Training
+    language: str
+    base: str | None = None
+    new: NewWhisper | None = None
+    normalizer: str | None = None
+    objectives: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.base is None) == (self.new is None):
+            raise SottoError("give either base (a checkpoint) or new (the dimensions of a new model)")
+
+
+def read_training_recipe(path: Path) -> TrainingRecipe:
+    """Raises SottoError on a missing file, bad YAML, or an unknown or missing key."""
+    values = read_yaml(path)
+    listed = values.pop("objectives", [])
+    if not isinstance(listed, list):
+        raise SottoError(f"{path.name}: objectives: expected a list, found {listed!r}")
+    parsed = tuple(objectives.parse(entry, f"{path.name}: objectives[{index}]") for index, entry in enumerate(listed))
+    recipe = parse(TrainingRecipe, values, path.name)
+    return replace(recipe, objectives=parsed)
+
+
+def build_data(data: TrainingData, root: Path, window_seconds: float, seed: int) -> tuple[Any, Any]:
+    """(training, validation) examples. Raises SottoError where a clip is in both or a transcript is missing."""
+    source = open_data(data.train, sampling_rate=SAMPLING_RATE, root=root)
+    source.require_transcripts()
+    if data.validation is None:
+        source, held_out = hold_out(source, data.hold_out, seed)
+    else:
+        held_out = open_data(data.validation, sampling_rate=SAMPLING_RATE, root=root)
+        held_out.require_transcripts()
+    check_disjoint({"train": source, "validation": held_out})
+    if data.splicing is None:
+        return (
+            ClipExamples(source, data.augmentation, window_seconds, seed),
+            ClipExamples(held_out, Augmentation(), window_seconds, seed),
+        )
+    validation = replace(data.splicing, strings=data.validation_strings, cut_probability=0.0)
+    own_speed = replace(data.augmentation, speed=(1.0,))
+    return (
+        SplicedExamples(list(source), data.splicing, data.augmentation, window_seconds, data.timestamp_share, seed),
+        SplicedExamples(list(held_out), validation, own_speed, window_seconds, 0.0, seed + 1),
+    )
+
+
+def hold_out(source: ClipSource, count: int, seed: int) -> tuple[ClipSource, ClipSource]:
+    """`source` without `count` randomly drawn clips, and those clips."""
+    if isinstance(source.listing, HubListing):
+        raise SottoError(f"{source.config.path}: hold_out needs clips in a folder; give validation with another split")
+    references = source.references
+    if count >= len(references):
+        raise SottoError(f"hold_out {count} would leave none of the {len(references)} training clips")
+    held = set(np.random.default_rng(seed).permutation(len(references))[:count].tolist())
+    parts = ([r for i, r in enumerate(references) if (i in held) is wanted] for wanted in (False, True))
+    rest, kept = (ClipSource(source.config, part, sampling_rate=source.sampling_rate) for part in parts)
+    for part in (rest, kept):
+        part.require_transcripts()
+    return rest, kept
+
+
+def run_training(
+    recipe: TrainingRecipe,
+    root: Path,
+    folder: Path,
+    load: Callable[[str], tuple[PreTrainedModel, WhisperProcessor]],
+) -> tuple[PreTrainedModel, WhisperProcessor, list[dict[str, float]]]:
+    """Train in `folder`, going on from its last checkpoint if there is one. `load` opens a base checkpoint."""
+    model, processor = load(recipe.base) if recipe.base else build_new(recipe, root)
+    window = model.config.max_source_positions * 0.02
+    training_data, validation_data = build_data(recipe.data, root, window, recipe.training.seed)
+    log = train(
+        model,
+        processor,
+        recipe.training,
+        training_data=training_data,
+        validation_data=validation_data,
+        language=recipe.language,
+        normalizer=get_normalizer(recipe.normalizer, recipe.language),
+        folder=folder,
+        objectives=[objectives.handler(config)(config, model) for config in recipe.objectives],
+    )
+    return model, processor, log
+
+
+def build_new(recipe: TrainingRecipe, root: Path) -> tuple[PreTrainedModel, WhisperProcessor]:
+    """A new model with a vocabulary learnt from the training transcripts."""
+    assert recipe.new is not None
+    source = open_data(recipe.data.train, sampling_rate=SAMPLING_RATE, root=root)
+    texts = [reference.text for reference in source.references if reference.text]
+    processor = new_processor(recipe.new, texts)
+    return new_model(recipe.new, processor.tokenizer, recipe.training.seed), processor
+
+
+def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str | None = None) -> float:
+    """Train in `folder`/checkpoints, save the best weights to `folder`/model, and return their validation WER."""
+
+    if dtype is not None and dtype not in DTYPES:
+        raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
+
+    def opened(base: str) -> tuple[PreTrainedModel, WhisperProcessor]:
+        local = root / base
+        recognizer = load(local if local.exists() else base)
+        return recognizer.model, recognizer.processor
+
+    model, processor, log = run_training(recipe, root, folder / "checkpoints", opened)
+    state = processes()
+    if state.is_main_process:
+        save(Recognizer(model, processor), folder / "model", dtype=dtype)
+        (folder / "log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+    state.wait_for_everyone()
+    return min(entry["eval_wer"] for entry in log if "eval_wer" in entry)

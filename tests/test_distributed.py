@@ -1,0 +1,197 @@
+"""Two processes on gloo, against one: what is computed must not depend on how many share the work."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sotto.augmentation import Augmentation
+from sotto.calibration import calibrate
+from sotto.checkpoint import Recognizer
+from sotto.examples import ClipExamples
+from sotto.objectives import Ctc, Objective, objectives
+from sotto.text import get_normalizer
+from sotto.training import Training, train
+from tones import open_folder, tiny_whisper, write_folder
+
+STEPS = 6
+WORDS = ["one", "two", "three", "four", "two", "one", "four", "three"]
+HOW = ["bucketed", "shuffled", "bucketed, resumed", "shuffled, resumed"]
+SECONDS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+class Penalty(Objective):
+    """A term of the weights alone, which must count once however many processes there are; can stop the training."""
+
+    name = "weights"
+
+    def __init__(self, stop_at: int) -> None:
+        super().__init__()
+        self.stop_at = stop_at
+
+    def after_step(self, model: Any, step: int) -> None:
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+
+    def forward(self, model: Any, batch: Any, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+        share = (batch["labels"] != -100).sum() / tokens
+        return share * 0.01 * model.model.encoder.layers[0].fc1.weight.square().sum()
+
+
+def calibrated(folder: Path) -> dict[str, torch.Tensor]:
+    """Moments of every measured point of both stacks, over seven clips: an odd number."""
+    model, processor = tiny_whisper()
+    source = open_folder(folder / "seven")
+    kept = calibrate(Recognizer(model.eval(), processor), source, ("encoder", "decoder"))
+    found = {}
+    for point, moments in kept.moments.items():
+        name = ".".join(map(str, point.owner))
+        found |= {f"{name}.mean": moments.mean, f"{name}.covariance": moments.covariance}
+        found[f"{name}.count"] = torch.tensor(float(moments.count), dtype=torch.float64)
+    return found
+
+
+def trained(
+    folder: Path, run: Path, bucketed: bool, stop_at: int = 0
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Weights and log after three epochs of eight clips in batches of four; each epoch has its own noise and gain."""
+    model, processor = tiny_whisper()
+    source = open_folder(folder / "eight")
+    torch.manual_seed(0)
+    head = objectives.handler(Ctc(0.3))(Ctc(0.3), model)
+    config = Training(
+        steps=STEPS,
+        batch_size=4,
+        learning_rate=1e-3,
+        evaluate_every=STEPS // 2,  # in the middle of an epoch
+        log_every=1,
+        workers=0,
+        length_bucketing=bucketed,
+    )
+    log = train(
+        model,
+        processor,
+        config,
+        training_data=ClipExamples(source, Augmentation(gain_db=6, noise_snr_db=(5, 30)), 1.0, seed=0),
+        validation_data=ClipExamples(open_folder(folder / "seven"), Augmentation(), 1.0, seed=0),
+        language="en",
+        normalizer=get_normalizer("english"),
+        folder=run,
+        objectives=[head, Penalty(stop_at)],
+        device="cpu",
+    )
+    return load_file(run / f"checkpoint-{STEPS}" / "model.safetensors"), log
+
+
+def resumed(folder: Path, run: Path, bucketed: bool) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """The same, stopped after the fifth step and gone on with from the checkpoint of the third."""
+    with pytest.raises(KeyboardInterrupt):
+        trained(folder, run, bucketed, stop_at=5)
+    return trained(folder, run, bucketed)
+
+
+def once(folder: Path, run: Path) -> dict[str, Any]:
+    return {
+        "bucketed": trained(folder, run / "bucketed", bucketed=True),
+        "shuffled": trained(folder, run / "shuffled", bucketed=False),
+        "moments": calibrated(folder),
+    }
+
+
+def in_two_processes(folder: Path, run: Path) -> dict[str, Any]:
+    return {
+        "moments first": calibrated(folder),
+        "bucketed, resumed": resumed(folder, run / "bucketed, resumed", bucketed=True),
+        "shuffled, resumed": resumed(folder, run / "shuffled, resumed", bucketed=False),
+        **once(folder, run),
+    }
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+sys.path.insert(0, sys.argv[3])
+from test_distributed import in_two_processes
+
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+found = in_two_processes(folder, out / "runs")
+state = PartialState()
+assert state.num_processes == 2
+torch.save(found, out / f"{state.process_index}.pt")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def launch(script: Path, *arguments: str) -> None:
+    """Run `script` in two processes, by torchrun: without a GPU `accelerate launch` starts no more than one."""
+    options = ["--nproc_per_node", "2", "--master_port", str(free_port())]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What one process finds, and what each of two finds."""
+    folder = tmp_path_factory.mktemp("distributed")
+    write_folder(folder / "seven", WORDS[:7], SECONDS[:7])
+    write_folder(folder / "eight", WORDS, SECONDS)
+    (folder / "script.py").write_text(SCRIPT)
+    launch(folder / "script.py", str(folder), str(folder), str(Path(__file__).parent))
+    two = [torch.load(folder / f"{index}.pt") for index in range(2)]
+    return once(folder, folder / "alone"), two
+
+
+@pytest.mark.parametrize("when", ["moments", "moments first"])
+def test_moments_are_those_of_one_process(both: Any, when: str) -> None:
+    one, two = both[0]["moments"], [found[when] for found in both[1]]
+    assert one["encoder.0.self_attn.q_proj.count"] == 7 * 50
+    for found in two:
+        assert found.keys() == one.keys()
+        for name, expected in one.items():
+            scale = expected.abs().max().item()
+            torch.testing.assert_close(found[name], expected, rtol=1e-6, atol=1e-6 * scale, msg=name)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_training_takes_the_steps_of_one_process(both: Any, how: str) -> None:
+    (weights, log), two = both[0][how.removesuffix(", resumed")], [found[how] for found in both[1]]
+    steps = [entry for entry in log if "loss" in entry]
+    assert len(steps) == STEPS
+    for _, found in two:
+        alike = [entry for entry in found if "loss" in entry]
+        for entry, other in zip(steps, alike, strict=True):
+            assert other["loss"] == pytest.approx(entry["loss"], rel=1e-5)
+            assert other["grad_norm"] == pytest.approx(entry["grad_norm"], rel=1e-4)
+            assert other["learning_rate"] == entry["learning_rate"]
+            for term in ("cross_entropy", "ctc", "weights"):
+                assert other[term] == pytest.approx(entry[term], abs=2e-4), term
+    assert all(value > 0 for entry in steps for value in (entry["ctc"], entry["weights"]))
+    for found, _ in two:
+        for name, expected in weights.items():
+            torch.testing.assert_close(
+                found[name], expected, rtol=0, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+            )
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_validation_hears_every_clip_once(both: Any, how: str) -> None:
+    (_, log), two = both[0][how.removesuffix(", resumed")], [found[how] for found in both[1]]
+    rates = [(entry["eval_wer"], entry["eval_cer"]) for entry in log if "eval_wer" in entry]
+    assert len(rates) == 2
+    for _, found in two:
+        assert [(entry["eval_wer"], entry["eval_cer"]) for entry in found if "eval_wer" in entry] == rates

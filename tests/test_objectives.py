@@ -1,0 +1,128 @@
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sotto.errors import SottoError
+from sotto.examples import IGNORED, Batch, Example, Span, WhisperCollator
+from sotto.objectives import Ctc, CtcObjective, objectives
+from sotto.training import shift_right
+from tones import PITCHES, square_wave, tiny_whisper
+
+WORDS = ("one", "two three", "four")
+
+
+def term(objective: CtcObjective, states: torch.Tensor, labels: list[list[int]], tokens: int) -> torch.Tensor:
+    batch = Batch(input_features=torch.zeros(len(labels), 80, 10), labels=torch.tensor(labels))
+    return objective(nn.Identity(), batch, SimpleNamespace(encoder_last_hidden_state=states), torch.tensor(tokens))
+
+
+def with_probabilities(weight: float, probabilities: list[float]) -> CtcObjective:
+    """A head that gives every position the same probabilities; the last is the blank's."""
+    objective = CtcObjective(Ctc(weight), width=3, text_tokens=len(probabilities) - 1)
+    nn.init.zeros_(objective.head.weight)
+    objective.head.bias.data = torch.tensor(probabilities).log()
+    return objective
+
+
+def test_two_positions_and_one_token_by_hand() -> None:
+    """The paths of "a" over two positions are aa, a-, -a: 1/16 + 3/16 + 3/16."""
+    objective = with_probabilities(0.3, [0.25, 0.75])
+    loss = term(objective, torch.zeros(1, 2, 3), [[0, IGNORED]], tokens=4)
+    assert loss.item() == pytest.approx(0.3 * -np.log(7 / 16) / 4, rel=1e-6)
+
+
+def test_a_repeated_token_needs_a_blank_between_by_hand() -> None:
+    """Over three positions "aa" has the one path a-a."""
+    objective = with_probabilities(1.0, [0.2, 0.8])
+    loss = term(objective, torch.zeros(1, 3, 3), [[0, 0]], tokens=1)
+    assert loss.item() == pytest.approx(-np.log(0.2 * 0.8 * 0.2), rel=1e-6)
+
+
+def test_special_tokens_and_times_are_left_out() -> None:
+    objective = with_probabilities(1.0, [0.1, 0.3, 0.6])  # text tokens 0 and 1; from 2 on all is special
+    states = torch.zeros(1, 4, 3)
+    plain = term(objective, states, [[0, 1]], tokens=1)
+    wrapped = term(objective, states, [[5, 3, 0, 1, 9, 2, IGNORED]], tokens=1)
+    assert wrapped.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert term(objective, states, [[5, 3, 1, 1, 9, 2, IGNORED]], tokens=1).item() != pytest.approx(
+        plain.item(), rel=0.1
+    )
+
+
+def test_a_batch_is_the_sum_of_its_clips_over_all_tokens() -> None:
+    torch.manual_seed(0)
+    objective = CtcObjective(Ctc(0.7), width=6, text_tokens=5)
+    states = torch.randn(3, 9, 6)
+    texts = [[0, 1, 1], [4], [2, 3]]
+    labels = [[7, *text, 6] + [IGNORED] * (3 - len(text)) for text in texts]
+    scores = objective.head(states).log_softmax(-1)
+    expected = sum(
+        nn.functional.ctc_loss(scores[i], torch.tensor(text), (9,), (len(text),), blank=5, reduction="sum")
+        for i, text in enumerate(texts)
+    )
+    found = term(objective, states, labels, tokens=20)
+    torch.testing.assert_close(found, 0.7 * torch.as_tensor(expected) / 20)
+
+
+def test_a_text_longer_than_the_positions_counts_nothing() -> None:
+    objective = CtcObjective(Ctc(), width=3, text_tokens=4)
+    states = torch.randn(2, 2, 3, requires_grad=True)
+    both = term(objective, states, [[0, 1, 2], [3, IGNORED, IGNORED]], tokens=1)
+    alone = term(objective, states[1:], [[3]], tokens=1)
+    torch.testing.assert_close(both, alone)
+    both.backward()  # type: ignore[no-untyped-call]
+    assert states.grad is not None
+    assert torch.isfinite(states.grad).all()
+    assert (states.grad[0] == 0).all()
+
+
+def test_on_whisper_the_gradient_reaches_the_encoder_alone() -> None:
+    model, processor = tiny_whisper()
+    objective = objectives.handler(Ctc(0.5))(Ctc(0.5), model)
+    assert isinstance(objective, CtcObjective)
+    end = processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert objective.head.out_features == end + 1  # all text tokens, and the blank
+    spans = (Span(0.0, 0.5, cut=True), None, Span(0.1, 0.4, cut=False))
+    audio = square_wave(PITCHES["one"], 0.5)
+    examples = [Example(audio, text, None, span) for text, span in zip(WORDS, spans, strict=True)]
+    batch = WhisperCollator(processor, "en", maximum_tokens=8)(examples)
+    decoder_inputs = shift_right(batch["labels"], model.config.decoder_start_token_id, end)
+    outputs = model(input_features=batch["input_features"], decoder_input_ids=decoder_inputs)
+    loss = objective(model, batch, outputs, torch.tensor(10))
+    loss.backward()
+
+    scores = objective.head(outputs.encoder_last_hidden_state).log_softmax(-1)
+    text_ids = [processor.tokenizer.encode(f" {text}", add_special_tokens=False) for text in WORDS]
+    expected = sum(
+        nn.functional.ctc_loss(scores[i], torch.tensor(ids), (50,), (len(ids),), blank=end, reduction="sum")
+        for i, ids in enumerate(text_ids)
+    )
+    torch.testing.assert_close(loss, 0.5 * torch.as_tensor(expected) / 10)
+    assert all(trained(parameter) for parameter in objective.parameters())
+    assert trained(model.model.encoder.conv1.weight)
+    assert trained(model.model.encoder.layers[0].fc1.weight)
+    assert not any(trained(parameter) for parameter in model.model.decoder.parameters())
+
+
+def trained(parameter: Any) -> bool:
+    return parameter.grad is not None and bool((parameter.grad != 0).any())
+
+
+def test_recipes_name_it_ctc() -> None:
+    assert objectives.parse({"ctc": {"weight": 0.2}}, "objectives[0]") == Ctc(0.2)
+    assert objectives.parse("ctc", "objectives[0]") == Ctc(0.3)
+
+
+@pytest.mark.parametrize("weight", [0, -0.1])
+def test_a_weight_that_is_not_positive_is_refused(weight: float) -> None:
+    with pytest.raises(SottoError, match=r"objectives\[0\].ctc: weight must be positive, found"):
+        objectives.parse({"ctc": {"weight": weight}}, "objectives[0]")
+
+
+def test_a_typing_error_names_the_nearest_objective() -> None:
+    with pytest.raises(SottoError, match=r"unknown objective 'ctcc'; did you mean 'ctc'\?"):
+        objectives.parse({"ctcc": {}}, "objectives[0]")

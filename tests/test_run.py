@@ -1,0 +1,142 @@
+"""Runs on the demo model: measured, resumed, refused, and the demo itself through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sotto.run
+from digits import MODEL, some_clips
+from sotto.checkpoint import load
+from sotto.errors import NotAcceptedError, SottoError
+from sotto.metrics.cost import count_parameters
+from sotto.recipe import Recipe, parse_recipe
+from sotto.run import carry_out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    some_clips("calibration", root / "calibration", 6)
+    some_clips("test", root / "test", 8)
+    return root
+
+
+def recipe(data: Path, /, **changes: object) -> Recipe:
+    values: dict[str, object] = {
+        "base": str(MODEL),
+        "language": "en",
+        "normalizer": "basic",
+        "data": {"calibration": {"path": str(data / "calibration")}, "test": {"path": str(data / "test")}},
+        "steps": [{"low_rank": {"parameters": 0.6, "rank_multiple": 8}}],
+        "dtype": "float16",
+    }
+    return parse_recipe(values | changes, "test")
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    said: list[str] = []
+    carry_out(recipe(data), data, folder, said.append)
+    return folder, said
+
+
+def test_a_run_leaves_a_smaller_model_and_a_report(finished: tuple[Path, list[str]]) -> None:
+    folder, _ = finished
+    before, after = (count_parameters(load(path).model).encoder for path in (MODEL, folder / "model"))
+    assert 0.55 * before < after <= 0.6 * before
+    numbers = json.loads((folder / "report.json").read_text())
+    assert [model["name"] for model in numbers["models"]] == ["base", "low_rank"]
+    assert numbers["models"][1]["parameters"]["encoder"] == after
+    assert numbers["models"][1]["comparison"]["clips"] == 8
+    assert "<html" in (folder / "report.html").read_text()
+    assert (folder / "model" / "README.md").read_text().startswith("---\nlanguage: en")
+
+
+def test_a_second_start_skips_what_is_finished(data: Path, finished: tuple[Path, list[str]]) -> None:
+    folder, _ = finished
+    written = (folder / "steps" / "1-low_rank" / "model" / "model.safetensors").stat().st_mtime_ns
+    said: list[str] = []
+    again = carry_out(recipe(data), data, folder, said.append)
+    assert said == ["base: measured already", "low_rank: finished already"]
+    assert (folder / "steps" / "1-low_rank" / "model" / "model.safetensors").stat().st_mtime_ns == written
+    assert again.models[1].errors is not None
+
+
+def test_another_recipe_is_refused_in_the_same_folder(data: Path, finished: tuple[Path, list[str]]) -> None:
+    with pytest.raises(SottoError, match="another recipe"):
+        carry_out(recipe(data, seed=1), data, finished[0], print)
+
+
+def test_a_folder_with_something_else_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(SottoError, match="holds no run"):
+        carry_out(recipe(data), data, tmp_path, print)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_step_that_costs_too_much_fails_the_run(data: Path, tmp_path: Path) -> None:
+    roles = {
+        "calibration": {"path": str(data / "calibration")},
+        "validation": {"path": str(data / "test")},
+    }
+    crude = [{"low_rank": {"attention": 0.2, "mlp": 0.2, "rank_multiple": 1}}]
+    with pytest.raises(NotAcceptedError, match=r"raises WER on validation by \d+\.\d\d points.*accepts 0\.5"):
+        carry_out(recipe(data, data=roles, steps=crude, accept={"wer_increase": 0.5}), data, tmp_path / "run", print)
+
+
+def test_a_clip_in_two_roles_is_refused(data: Path, tmp_path: Path) -> None:
+    roles = {role: {"path": str(data / "test")} for role in ("calibration", "test")}
+    with pytest.raises(SottoError, match="calibration.*test"):
+        carry_out(recipe(data, data=roles), data, tmp_path / "run", print)
+    assert not (tmp_path / "run").exists()
+
+
+def test_test_clips_without_transcripts_are_refused(data: Path, tmp_path: Path) -> None:
+    bare = some_clips("test", tmp_path / "bare", 2)
+    (bare / "metadata.csv").unlink()
+    roles = {"calibration": {"path": str(data / "calibration")}, "test": {"path": str(bare)}}
+    with pytest.raises(SottoError, match="no transcripts"):
+        carry_out(recipe(data, data=roles), data, tmp_path / "run", print)
+
+
+def test_a_step_whose_save_fails_leaves_nothing_and_can_be_repeated(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise SottoError("cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sotto.run, "save", full)
+        with pytest.raises(SottoError, match="No space left"):
+            carry_out(recipe(data), data, tmp_path / "run", print)
+    assert not (tmp_path / "run" / "steps" / "1-low_rank" / "numbers.json").exists()
+    said: list[str] = []
+    carry_out(recipe(data), data, tmp_path / "run", said.append)
+    assert said[0] == "base: measured already"
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_a_run_that_was_killed_goes_on(data: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(sotto.run.recipe_as_yaml(recipe(data)))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "sotto", "compress", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    base = tmp_path / "run" / "steps" / "0-base" / "numbers.json"
+    deadline = time.monotonic() + 120
+    while not base.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert base.exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "base: measured already" in done.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
