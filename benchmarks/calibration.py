@@ -24,7 +24,7 @@ import torch
 from results_file import write_results
 from shapes import random_whisper
 from sotto.calibration import features_of, listening, prepare
-from sotto.methods.low_rank import LowRank, factor_at_once, ranks_by_threshold
+from sotto.methods.low_rank import LowRank, factor_at_once, ranks_by_budget, relative_errors
 from sotto.metrics.speed import MemoryMeter
 
 COMPARED = 4  # windows that are run plainly too
@@ -49,14 +49,18 @@ def measure(shape: str, clips: int, factor: bool) -> dict[str, Any]:
                 plain.append(timed(lambda features=features: encoder(features)))
             with listening(listeners):
                 heard.append(timed(lambda features=features: encoder(features)))
-        phases = {}
+    phases = {}
+    with MemoryMeter() as meter_of_all:
         if factor:
             start = time.perf_counter()
             principals = calibration.principals()
             phases["directions"] = time.perf_counter() - start
             start = time.perf_counter()
-            config = LowRank(preset="balanced")
-            factor_at_once(recognizer, config, ranks_by_threshold(recognizer, config, principals), principals)
+            config = LowRank(parameters=0.5, weighting="relative")
+            ranks = ranks_by_budget(recognizer, config, relative_errors(principals))
+            phases["ranks"] = time.perf_counter() - start
+            start = time.perf_counter()
+            factor_at_once(recognizer, config, ranks, principals)
             phases["factors"] = time.perf_counter() - start
     return {
         "clips": clips,
@@ -66,6 +70,7 @@ def measure(shape: str, clips: int, factor: bool) -> dict[str, Any]:
         "ratio": statistics.median(after / before for before, after in zip(plain, heard, strict=False)),
         "weights_bytes": sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters()),
         "peak_bytes_beyond_weights": meter.peak - loaded,
+        "peak_bytes_to_the_end": max(meter.peak, meter_of_all.peak) - loaded,
         "phases_seconds": phases,
     }
 
@@ -91,10 +96,11 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             rows.append(process.submit(measure, arguments.shape, clips, arguments.factor).result())
         row = rows[-1]
+        phases = "".join(f", {name} {seconds:.0f} s" for name, seconds in row["phases_seconds"].items())
         print(
             f"{arguments.shape}, {clips} clips: plain {row['plain_seconds']:.2f} s, calibrating "
             f"{row['calibration_seconds']:.2f} s a window, ratio {row['ratio']:.3f}, "
-            f"{row['peak_bytes_beyond_weights'] / 1e9:.2f} GB beyond the weights"
+            f"{row['peak_bytes_beyond_weights'] / 1e9:.2f} GB beyond the weights" + phases
         )
     print(write_results(f"calibration-{arguments.shape}", {"shape": arguments.shape, "runs": rows}))
 

@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -364,21 +365,32 @@ def test_the_features_take_the_dtype_of_the_model(dtype: torch.dtype) -> None:
     assert len(run(found, [clip(1.0), clip(8.0)], timestamps=True)) == 2
 
 
+class Heard(logging.Handler):
+    """Keeps the messages that a logger gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
 @pytest.fixture
-def transformers_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def transformers_log() -> Iterator[Heard]:
     """What transformers logs, from its information on."""
-    before = transformers_logging.get_verbosity()
+    heard, before = Heard(), transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_info()
-    transformers_logging.add_handler(caplog.handler)
-    yield caplog
-    transformers_logging.remove_handler(caplog.handler)
+    transformers_logging.add_handler(heard)
+    yield heard
+    transformers_logging.remove_handler(heard)
     transformers_logging.set_verbosity(before)
 
 
 @pytest.mark.filterwarnings("error")
-def test_transformers_stays_quiet_and_can_speak_again(transformers_log: pytest.LogCaptureFixture) -> None:
+def test_transformers_stays_quiet_and_can_speak_again(transformers_log: Heard) -> None:
     found = recognizer()
-    transformers_log.clear()
+    transformers_log.messages.clear()
     run(found, [clip(1.0), clip(14.0)])
     run(found, [clip(1.0)], timestamps=True, beams=2, maximum_tokens=7, language="en")
     assert transformers_log.messages == []

@@ -145,9 +145,13 @@ def choose_ranks(
         sensitivities = direction_sensitivities(recognizer, principals, spread(clips), config.stacks)
         errors = {place: principals[place].energies * sensitivities[place] for place in principals}
     else:
-        totals = {place: principal.energies.sum().clamp(min=1e-300) for place, principal in principals.items()}
-        errors = {place: principal.energies / totals[place] for place, principal in principals.items()}
+        errors = relative_errors(principals)
     return ranks_by_budget(recognizer, config, errors)
+
+
+def relative_errors(principals: Mapping[Place, Principal]) -> dict[Place, torch.Tensor]:
+    """Each linear's energies as shares of their sum."""
+    return {place: found.energies / found.energies.sum().clamp(min=1e-300) for place, found in principals.items()}
 
 
 def linear_at(recognizer: Recognizer, place: Place) -> nn.Linear | FactoredLinear:
