@@ -24,7 +24,9 @@ import torch
 from results_file import write_results
 from shapes import random_whisper
 from sotto.calibration import features_of, listening, prepare
-from sotto.methods.low_rank import LowRank, factor_at_once, ranks_by_budget, relative_errors
+from sotto.methods import LowRank
+from sotto.methods.factoring import factor_at_once
+from sotto.methods.ranks import ranks_by_budget, relative_errors
 from sotto.metrics.speed import MemoryMeter
 
 COMPARED = 4  # windows that are run plainly too

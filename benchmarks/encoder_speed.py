@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -20,9 +22,9 @@ from shapes import random_whisper
 from sotto.calibration import places
 from sotto.checkpoint import Recognizer
 from sotto.configuration import to_plain
-from sotto.methods.low_rank import reduce_layer
-from sotto.report.side_by_side import side_by_side_table
-from sotto.side_by_side import Timing, benchmark
+from sotto.methods.factoring import reduce_layer
+from sotto.report.side_by_side import side_by_side_tables
+from sotto.side_by_side import SideBySide, Timing, benchmark
 from sotto.surgery import factor, get_linear
 
 
@@ -57,13 +59,16 @@ def main() -> None:
             for fraction in arguments.fractions:
                 names.append(str(factored(shape, fraction).save(Path(folder) / f"{shape}-{fraction:g}d")))
             rows = benchmark(names, timing)
-        Console().print(side_by_side_table(rows))
-        results[shape] = [to_plain(row) | {"name": Path(row.numbers.name).name} for row in rows]
-    for rows in results.values():
-        for row in rows:
-            del row["numbers"]["layers"]
-            row["numbers"]["name"] = row["name"]
-    print(write_results(f"encoder-speed-{arguments.dtype}", {"timing": to_plain(timing), "shapes": results}))
+        Console().print(*side_by_side_tables(rows))
+        results[shape] = [plain_row(row) for row in rows]
+        print(write_results(f"encoder-speed-{arguments.dtype}", {"timing": to_plain(timing), "shapes": results}))
+
+
+def plain_row(row: SideBySide) -> dict[str, Any]:
+    """A row as JSON takes it, without its layers and without the temporary folder."""
+    numbers = replace(row.numbers, name=Path(row.numbers.name).name, layers=())
+    plain: dict[str, Any] = to_plain(replace(row, numbers=numbers))
+    return plain
 
 
 if __name__ == "__main__":

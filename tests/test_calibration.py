@@ -150,14 +150,6 @@ def test_a_linear_that_is_factored_is_measured_like_any_other(recognizer: Recogn
     assert energies[5:].max() < 1e-6 * energies[0]  # what rank 5 means
 
 
-def test_the_size_of_a_batch_does_not_matter(recognizer: Recognizer, clips: ClipSource) -> None:
-    alone, batched = calibrate(recognizer, clips), calibrate(recognizer, clips, batch_size=4)
-    assert batched.moments.keys() == alone.moments.keys()
-    for point, moments in alone.moments.items():
-        assert batched.moments[point].count == moments.count
-        torch.testing.assert_close(batched.moments[point].covariance, moments.covariance, rtol=1e-4, atol=1e-4)
-
-
 def test_principal_directions_let_go_of_the_moments(recognizer: Recognizer, clips: ClipSource) -> None:
     calibration = calibrate(recognizer, clips)
     expected = {

@@ -1,5 +1,6 @@
 """Two processes on gloo, against one: what is computed must not depend on how many share the work."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,13 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from digits import MODEL, some_clips
 from sotto.augmentation import Augmentation
 from sotto.calibration import calibrate
 from sotto.checkpoint import Recognizer
-from sotto.examples import ClipExamples
+from sotto.examples import ClipExamples, collator_for
 from sotto.objectives import Ctc, Objective, objectives
+from sotto.recipe import parse_recipe
+from sotto.run import carry_out
 from sotto.text import get_normalizer
 from sotto.training import Training, train
 from tones import open_folder, tiny_whisper, write_folder
@@ -76,11 +81,10 @@ def trained(
     )
     log = train(
         model,
-        processor,
         config,
         training_data=ClipExamples(source, Augmentation(gain_db=6, noise_snr_db=(5, 30)), 1.0, seed=0),
         validation_data=ClipExamples(open_folder(folder / "seven"), Augmentation(), 1.0, seed=0),
-        language="en",
+        collator=collator_for(model, processor, "en"),
         normalizer=get_normalizer("english"),
         folder=run,
         objectives=[head, Penalty(stop_at)],
@@ -135,10 +139,10 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-def launch(script: Path, *arguments: str) -> None:
-    """Run `script` in two processes, by torchrun: without a GPU `accelerate launch` starts no more than one."""
+def launch(*command_line: str) -> None:
+    """Run a script, or a module after `-m`, in two processes, by torchrun: without a GPU `accelerate launch` starts no more than one."""
     options = ["--nproc_per_node", "2", "--master_port", str(free_port())]
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, *command_line]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -151,7 +155,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list
     write_folder(folder / "seven", WORDS[:7], SECONDS[:7])
     write_folder(folder / "eight", WORDS, SECONDS)
     (folder / "script.py").write_text(SCRIPT)
-    launch(folder / "script.py", str(folder), str(folder), str(Path(__file__).parent))
+    launch(str(folder / "script.py"), str(folder), str(folder), str(Path(__file__).parent))
     two = [torch.load(folder / f"{index}.pt") for index in range(2)]
     return once(folder, folder / "alone"), two
 
@@ -195,3 +199,32 @@ def test_validation_hears_every_clip_once(both: Any, how: str) -> None:
     assert len(rates) == 2
     for _, found in two:
         assert [(entry["eval_wer"], entry["eval_cer"]) for entry in found if "eval_wer" in entry] == rates
+
+
+def test_a_recipe_in_two_processes_gives_what_it_gives_in_one(tmp_path: Path) -> None:
+    some_clips("calibration", tmp_path / "calibration", 6)
+    clips = some_clips("test", tmp_path / "test", 9)
+    (clips / "audio" / "broken.wav").write_bytes(b"no audio")
+    with (clips / "metadata.csv").open("a", encoding="utf-8") as file:
+        file.write("audio/broken.wav,one\n")
+    recipe = {
+        "base": str(MODEL),
+        "language": "en",
+        "normalizer": "basic",
+        "data": {"calibration": {"path": "calibration"}, "test": {"path": "test"}},
+        "steps": [{"low_rank": {"parameters": 0.18, "rank_multiple": 8}}],
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    launch("-m", "sotto", "compress", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "two"))
+    carry_out(parse_recipe(recipe, "recipe"), tmp_path, tmp_path / "one", print)
+    one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
+    assert [line.partition(":")[0] for line in two["skipped"]["test"]] == ["audio/broken.wav"]
+    for alone, shared in zip(one["models"], two["models"], strict=True):
+        assert shared["layers"] == alone["layers"]
+        for key in ("wer", "wer_interval", "per_clip"):
+            assert shared["errors"][key] == alone["errors"][key]
+    assert one["models"][1]["errors"]["wer"] > 0
+    alone, shared = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    assert shared.keys() == alone.keys()
+    for name, tensor in alone.items():
+        assert shared[name].shape == tensor.shape, name

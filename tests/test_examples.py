@@ -49,6 +49,14 @@ def test_labels_without_times_are_whispers_own(processor: Any, collator: Whisper
     assert processor.tokenizer.decode(labels, skip_special_tokens=True) == " two three"
 
 
+def test_an_english_only_model_is_prompted_with_neither_language_nor_task(processor: Any) -> None:
+    collator = WhisperCollator(processor, "en", maximum_tokens=40, multilingual=False)
+    start, end = (ids_of(processor, [token]) for token in ("<|notimestamps|>", "<|endoftext|>"))
+    assert collator.label_ids(example("two three")) == [*start, *text_ids(processor, " two three"), *end]
+    with pytest.raises(SottoError, match="knows English only; it cannot be trained on language 'hi'"):
+        WhisperCollator(processor, "hi", multilingual=False)
+
+
 def test_a_clips_own_language_goes_before_the_recipes(processor: Any, collator: WhisperCollator) -> None:
     assert collator.label_ids(example("one", language="hi"))[:1] == ids_of(processor, ["<|hi|>"])
     assert collator.label_ids(example("one"))[:1] == ids_of(processor, ["<|en|>"])

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sotto.configuration import read_yaml
 from sotto.errors import SottoError
 from sotto.methods import LowRank
-from sotto.recipe import parse_recipe, read_recipe, recipe_as_yaml
+from sotto.recipe import parse_recipe, recipe_as_yaml
 
 VALUES = {
     "base": "model",
@@ -59,10 +60,10 @@ def test_a_missing_base_is_named() -> None:
 
 def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SottoError, match="cannot be read"):
-        read_recipe(tmp_path / "none.yaml")
+        read_yaml(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("base: [")
     with pytest.raises(SottoError, match="is not YAML"):
-        read_recipe(tmp_path / "bad.yaml")
+        read_yaml(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- base")
     with pytest.raises(SottoError, match="keys and values"):
-        read_recipe(tmp_path / "list.yaml")
+        read_yaml(tmp_path / "list.yaml")

@@ -16,7 +16,7 @@ from torch import nn
 from sotto.augmentation import Augmentation
 from sotto.data import ClipSource
 from sotto.errors import SottoError
-from sotto.examples import IGNORED, Batch, ClipExamples, Example, WhisperCollator
+from sotto.examples import IGNORED, Batch, ClipExamples, Example, WhisperCollator, collator_for
 from sotto.objectives import Ctc, Objective, objectives
 from sotto.text import get_normalizer
 from sotto.training import LengthSampler, TrainedModel, Training, last_checkpoint, shift_right, train
@@ -80,11 +80,10 @@ def run(
     model, processor = tiny_whisper()
     log = train(
         model,
-        processor,
         config,
         training_data=training_data or ClipExamples(source, NOISY, 1.0, seed=0),
         validation_data=ClipExamples(source, Augmentation(), 1.0, seed=0),
-        language="en",
+        collator=collator_for(model, processor, "en"),
         normalizer=get_normalizer("english"),
         folder=folder,
         objectives=terms(model) if callable(terms) else terms,

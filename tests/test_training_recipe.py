@@ -25,6 +25,7 @@ from sotto.training_recipe import (
     hold_out,
     read_training_recipe,
     run_training,
+    train_by_recipe,
 )
 from tones import RATE, open_folder, tiny_whisper, write_folder
 
@@ -258,10 +259,22 @@ def test_a_new_model_is_trained_as_the_recipe_says(tmp_path: Path, clips: Path) 
     assert model.config.max_source_positions == 50
     assert len(processor.tokenizer.encode(" three", add_special_tokens=False)) == 1  # learnt from the transcripts
     assert [entry["step"] for entry in log if "eval_wer" in entry] == [2]
-    assert (tmp_path / "run" / "checkpoint-2").is_dir()
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-2").is_dir()
     again, _, _ = run_training(recipe, tmp_path, tmp_path / "another", no_base)
     for name, parameter in model.state_dict().items():
         np.testing.assert_allclose(again.state_dict()[name].numpy(), parameter.numpy(), atol=1e-6, err_msg=name)
+
+
+def test_a_folder_of_another_recipe_is_refused(tmp_path: Path, clips: Path) -> None:
+    folder = tmp_path / "run"
+    train_by_recipe(read_training_recipe(write(tmp_path)), tmp_path, folder)
+    resolved = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert resolved["training"]["steps"] == 2
+    assert resolved["objectives"] == [{"ctc": {"weight": 0.2}}]
+    assert train_by_recipe(read_training_recipe(write(tmp_path)), tmp_path, folder) >= 0  # a second start
+    other = read_training_recipe(write(tmp_path, training={"steps": 3, "batch_size": 2, "workers": 0}))
+    with pytest.raises(SottoError, match="holds a run of another recipe"):
+        train_by_recipe(other, tmp_path, folder)
 
 
 def no_base(name: str) -> Any:

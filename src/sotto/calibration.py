@@ -97,16 +97,14 @@ def weight_and_bias(model: nn.Module, stack: Stack, index: int, linear: str) -> 
     return weight, bias
 
 
-def calibrate(
-    recognizer: Recognizer, clips: ClipSource, stacks: Sequence[str] = ("encoder",), batch_size: int = 1
-) -> Calibration:
+def calibrate(recognizer: Recognizer, clips: ClipSource, stacks: Sequence[str] = ("encoder",)) -> Calibration:
     """Stream `clips` through the model once; each process of a distributed run takes its share.
 
     For the encoder alone only the encoder runs. The decoder is calibrated on the model's own transcripts, so no text
     is needed. Raises SottoError where there is no clip to calibrate on.
     """
     calibration, listeners = prepare(recognizer, stacks)
-    run_through(recognizer, share(clips), stacks, batch_size, listeners)
+    run_through(recognizer, share(clips), stacks, listeners)
     moments = calibration.moments
     for point in sorted(moments, key=lambda point: (point.owner, point.at_input)):
         moments[point].reduce()
@@ -174,13 +172,12 @@ def run_through(
     recognizer: Recognizer,
     clips: Iterable[Clip],
     stacks: Sequence[str],
-    batch_size: int,
     listeners: Sequence[Listener],
 ) -> None:
     """Run the encoder, and the decoder if it is among `stacks`, over every window, heard by `listeners`."""
     model = recognizer.model
     with_decoder = "decoder" in stacks
-    for features in track(feature_batches(recognizer, clips, 1 if with_decoder else batch_size), "calibration"):
+    for features in track(feature_windows(recognizer, clips), "calibration"):
         if not with_decoder:
             with listening(listeners):
                 model.get_encoder()(features)
@@ -190,17 +187,11 @@ def run_through(
             model(input_features=features, decoder_input_ids=tokens, use_cache=False)
 
 
-def feature_batches(recognizer: Recognizer, clips: Iterable[Clip], batch_size: int) -> Iterator[torch.Tensor]:
-    """Log-mel windows (batch, mel bins, frames) of all clips; long clips give several windows."""
-    batch: list[NDArray[np.float32]] = []
+def feature_windows(recognizer: Recognizer, clips: Iterable[Clip]) -> Iterator[torch.Tensor]:
+    """Log-mel windows (1, mel bins, frames) of all clips; long clips give several windows."""
     for clip in clips:
         for window in windows(clip.audio, clip.sampling_rate, recognizer.window_seconds):
-            batch.append(window)
-            if len(batch) == batch_size:
-                yield features_of(recognizer, batch)
-                batch = []
-    if batch:
-        yield features_of(recognizer, batch)
+            yield features_of(recognizer, [window])
 
 
 def features_of(recognizer: Recognizer, batch: Sequence[NDArray[np.float32]]) -> torch.Tensor:

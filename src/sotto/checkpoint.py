@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, WhisperProcessor
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from sotto.architectures import Architecture, architecture_of
 from sotto.auto_classes import (
@@ -48,6 +49,8 @@ class Recognizer:
     """precision of the weights in the checkpoint it was loaded from; saved in the same unless asked otherwise"""
     language: str | None = None
     """what is spoken, where that is known: for the transcripts that methods have the model write"""
+    folder: Path | None = None
+    """the checkpoint that it was loaded from, for one of the hub its copy on this machine"""
 
     @property
     def architecture(self) -> Architecture:
@@ -67,6 +70,10 @@ class Recognizer:
         """Length of the window that the encoder sees."""
         extractor = self.processor.feature_extractor
         return float(extractor.n_samples / extractor.sampling_rate)
+
+    def copy(self) -> Recognizer:
+        """One with weights of its own, that stays as it is while this one is changed."""
+        return replace(self, model=copy.deepcopy(self.model))
 
     def save(self, folder: str | Path, dtype: str | None = None, card: str | None = None) -> Path:
         """Write a checkpoint to `folder`; see `save`."""
@@ -92,7 +99,13 @@ def load(name: str | Path, *, device: str | torch.device | None = None, dtype: t
         raise SottoError(f"{name}: the weights do not fit the config: {lost[0]} and {len(lost) - 1} more; save it anew")
     processor = load_processor(name)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Recognizer(model.eval(), processor, str(config.dtype or torch.float32).removeprefix("torch."))
+    dtype_on_disk = str(config.dtype or torch.float32).removeprefix("torch.")
+    return Recognizer(model.eval(), processor, dtype_on_disk, folder=local_folder(name))
+
+
+def local_folder(name: str | Path) -> Path:
+    """Where the files of a checkpoint that was just opened lie: its folder, or the hub's cache."""
+    return Path(name) if Path(name).is_dir() else Path(cached_file(name, "config.json")).parent
 
 
 def load_config(name: str | Path) -> Any:

@@ -187,7 +187,7 @@ def benchmark(
     from sotto.checkpoint import DTYPES
     from sotto.configuration import nearest, to_plain
     from sotto.metrics.speed import machine
-    from sotto.report.side_by_side import side_by_side_table
+    from sotto.report.side_by_side import side_by_side_tables
     from sotto.side_by_side import Timing
     from sotto.side_by_side import benchmark as measure
 
@@ -195,7 +195,7 @@ def benchmark(
         raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
     timing = Timing(rounds, repeats, threads, dtype, audio)
     rows = measure(models, timing)
-    show(side_by_side_table(rows))
+    show(*side_by_side_tables(rows))
     write_json(json_file, {"machine": machine(), "timing": to_plain(timing), "models": to_plain(rows)})
 
 
@@ -229,9 +229,7 @@ def inspect(model: Model) -> None:
     from sotto.measurement import measure_cost
     from sotto.report.table import layer_table
 
-    recognizer = load(model, device="cpu")
-    folder = Path(model)
-    show(layer_table(measure_cost(recognizer, model, folder if folder.is_dir() else None)))
+    show(layer_table(measure_cost(load(model, device="cpu"), model)))
 
 
 @app.command()

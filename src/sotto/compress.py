@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def compress(
     for step in steps:
         if type(step) not in methods.handlers:
             raise SottoError(f"{step!r} is no method; known: {', '.join(methods.types)}")
-    model = load(recognizer) if isinstance(recognizer, str | Path) else copy.deepcopy(recognizer)
+    model = load(recognizer) if isinstance(recognizer, str | Path) else recognizer.copy()
     model.language = language
     with tempfile.TemporaryDirectory() as folder:
         context = StepContext(

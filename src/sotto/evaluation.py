@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sotto.checkpoint import load
 from sotto.data import DataConfig, open_data
-from sotto.measurement import evaluate
+from sotto.measurement import evaluate, skipped_lines
 from sotto.metrics.errors import Comparison, ErrorReport, compare
 from sotto.metrics.speed import machine
 from sotto.report.formats import points, points_interval, rate, rate_interval
@@ -43,16 +43,15 @@ def evaluate_models(
 ) -> EvaluationResult:
     """Measure each checkpoint on `data`; the first is compared against the second where there are two."""
     reports: dict[str, ErrorReport] = {}
-    skipped: dict[str, str] = {}
+    skipped: dict[str, None] = {}
     for name in names:
         recognizer = load(name)
         source = open_data(data, sampling_rate=recognizer.sampling_rate)
         reports[name] = evaluate(recognizer, source, decoding, normalizer)
-        skipped |= {clip.name: clip.reason for clip in source.skipped}
+        skipped |= dict.fromkeys(skipped_lines(source))
     ordered = list(reports.values())
     comparison = compare(ordered[1], ordered[0]) if len(ordered) == 2 else None
-    lines = tuple(f"{name}: {reason}" for name, reason in skipped.items())
-    return EvaluationResult(reports, comparison, decoding.describe(), lines)
+    return EvaluationResult(reports, comparison, decoding.describe(), tuple(skipped))
 
 
 def evaluation_table(result: EvaluationResult) -> Table:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
-from transformers import WhisperProcessor
+from transformers import PreTrainedModel, WhisperProcessor
 
 from sotto.augmentation import Augmentation, Splicer, Splicing, augment
 from sotto.data import BadClip, Clip, ClipReference, ClipSource
@@ -157,6 +157,12 @@ def seconds_of(reference: ClipReference) -> float:
     return header_seconds(reference.path) or 0.0
 
 
+def collator_for(model: PreTrainedModel, processor: WhisperProcessor, language: str) -> WhisperCollator:
+    """The collator that labels as `model` writes. Raises SottoError for a language that it does not know."""
+    multilingual = getattr(model.generation_config, "is_multilingual", True)
+    return WhisperCollator(processor, language, model.config.max_target_positions, multilingual)
+
+
 @dataclass(frozen=True)
 class WhisperCollator:
     """Examples -> Batch. Examples that carry a span are labelled with its times.
@@ -167,8 +173,12 @@ class WhisperCollator:
     processor: WhisperProcessor
     language: str
     maximum_tokens: int = 448
+    multilingual: bool = True
+    """an English-only Whisper is prompted with neither language nor task"""
 
     def __post_init__(self) -> None:
+        if not self.multilingual and self.language != "en":
+            raise SottoError(f"the model knows English only; it cannot be trained on language '{self.language}'")
         self.language_id(self.language)
 
     def __call__(self, examples: list[Example]) -> Batch:
@@ -205,7 +215,8 @@ class WhisperCollator:
             text = [start, *text, end, end] if example.span.cut else [start, *text, end]
         else:
             text = [ids["notimestamps"], *text]
-        return [language, ids["transcribe"], *text, ids["endoftext"]]
+        prompt = [language, ids["transcribe"]] if self.multilingual else []
+        return [*prompt, *text, ids["endoftext"]]
 
     def language_id(self, language: str) -> int:
         tokenizer: Any = self.processor.tokenizer

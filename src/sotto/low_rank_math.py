@@ -182,12 +182,11 @@ def lower_hull(curve: Curve) -> list[int]:
     """Indices of the choices on the lower convex hull, from the cheapest to the least error."""
     hull: list[int] = []
     for index in range(len(curve.costs)):
-        while hull and curve.errors[hull[-1]] <= curve.errors[index] and curve.costs[hull[-1]] <= curve.costs[index]:
-            break
-        else:
-            while hull and curve.costs[hull[-1]] >= curve.costs[index]:
-                hull.pop()
-            while len(hull) > 1 and slope(curve, hull[-2], hull[-1]) <= slope(curve, hull[-1], index):
-                hull.pop()
-            hull.append(index)
+        if hull and curve.errors[hull[-1]] <= curve.errors[index]:
+            continue  # dearer, and no better
+        if hull and curve.costs[hull[-1]] == curve.costs[index]:
+            hull.pop()
+        while len(hull) > 1 and slope(curve, hull[-2], hull[-1]) <= slope(curve, hull[-1], index):
+            hull.pop()
+        hull.append(index)
     return hull

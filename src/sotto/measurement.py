@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from sotto.calibration import places
+from sotto.calibration import places, share
 from sotto.checkpoint import Recognizer
 from sotto.data import Clip, ClipSource
 from sotto.errors import SottoError
@@ -25,8 +25,8 @@ from sotto.transcription import Decoding, transcribe
 TOKENS = 32  # decoder FLOPs and latency are given for a transcript of this length, or the longest the model can write
 
 
-def measure_cost(recognizer: Recognizer, name: str, folder: Path | None = None) -> ModelNumbers:
-    """Parameters, FLOPs of one window and of one transcript, and bytes of the weights in `folder`."""
+def measure_cost(recognizer: Recognizer, name: str) -> ModelNumbers:
+    """Parameters, FLOPs of one window and of one transcript, and bytes of the weights it was loaded from."""
     model = recognizer.model
     tokens = min(TOKENS, model.config.max_target_positions)
     return ModelNumbers(
@@ -35,7 +35,7 @@ def measure_cost(recognizer: Recognizer, name: str, folder: Path | None = None) 
         encoder_flops=encoder_flops(model),
         decoder_flops=decoder_flops(model, tokens),
         decoder_tokens=tokens,
-        bytes_on_disk=bytes_on_disk(folder) if folder is not None else None,
+        bytes_on_disk=bytes_on_disk(recognizer.folder) if recognizer.folder is not None else None,
         layers=tuple(layer_numbers(recognizer, tokens)),
     )
 
@@ -58,20 +58,30 @@ def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]
 
 
 def evaluate(recognizer: Recognizer, clips: ClipSource, decoding: Decoding, normalizer: Normalizer) -> ErrorReport:
-    """Transcribe all clips and measure corpus WER and CER. Raises SottoError where clips have no transcripts."""
+    """Transcribe all clips and measure corpus WER and CER; each process of a distributed run transcribes its share.
+
+    Raises SottoError where clips have no transcripts.
+    """
     clips.require_transcripts()
+    part = share(clips)
     texts: dict[str, str] = {}
 
     def noted() -> Iterable[Clip]:
-        for clip in clips:
+        for clip in part:
             texts[clip.name] = clip.text or ""
             yield clip
 
-    results = list(track(transcribe(recognizer, noted(), decoding), "transcribing", total=size_of(clips)))
-    if not results:
+    results = track(transcribe(recognizer, noted(), decoding), "transcribing", total=size_of(part))
+    heard = sorted(gather_object([(result.name, texts[result.name], result.text) for result in results]))
+    if not heard:
         raise SottoError(f"no clip of {clips.config.path} could be transcribed")
-    names = [result.name for result in results]
-    return measure_errors(names, [texts[name] for name in names], [result.text for result in results], normalizer)
+    names, references, hypotheses = (list(column) for column in zip(*heard, strict=True))
+    return measure_errors(names, references, hypotheses, normalizer)
+
+
+def skipped_lines(clips: ClipSource) -> tuple[str, ...]:
+    """The clips that any process skipped, each with its reason; processes may have heard different ones."""
+    return tuple(dict.fromkeys(gather_object([f"{clip.name}: {clip.reason}" for clip in clips.skipped])))
 
 
 def size_of(clips: ClipSource) -> int | None:

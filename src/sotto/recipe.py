@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from sotto.configuration import parse, read_yaml, to_plain
+from sotto.configuration import parse, to_plain
 from sotto.data import DataConfig
 from sotto.errors import SottoError
 from sotto.methods import methods
@@ -65,12 +64,8 @@ class Recipe:
         return Decoding(language=self.language, beams=self.beams, batch_size=self.batch_size)
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Raises SottoError on a missing file, bad YAML, or an unknown or missing key, naming the nearest known one."""
-    return parse_recipe(read_yaml(path), path.name)
-
-
 def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Raises SottoError on an unknown or missing key, naming the nearest known one; `where` is said in messages."""
     listed = values.get("steps", [])
     if not isinstance(listed, list):
         raise SottoError(f"{where}: steps: expected a list, found {listed!r}")

@@ -26,7 +26,7 @@ from sotto.configuration import parse, to_plain
 from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
 from sotto.distribution import processes
 from sotto.errors import NotAcceptedError, SottoError
-from sotto.measurement import evaluate, measure_cost, measure_speed
+from sotto.measurement import evaluate, measure_cost, measure_speed, skipped_lines
 from sotto.methods import StepContext, methods
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.metrics.speed import LatencyReport, machine
@@ -34,6 +34,7 @@ from sotto.model_card import model_card
 from sotto.recipe import Recipe, recipe_as_yaml
 from sotto.report import write_report
 from sotto.report.numbers import ModelNumbers, RunNumbers
+from sotto.run_folder import claim_folder, write_text
 from sotto.text import Normalizer, get_normalizer
 
 ROLES = ("calibration", "train", "validation", "test")
@@ -81,9 +82,9 @@ def carry_out(recipe: Recipe, root: Path, folder: Path, say: Callable[[str], Non
     recognizer.language = recipe.language
     run = Run(recipe, root, folder, open_sources(recipe, root, recognizer.sampling_rate), say)
     if processes().is_main_process:
-        claim_folder(run)
+        claim_folder(run.folder, recipe_as_yaml(run.recipe))
     processes().wait_for_everyone()
-    finished = [measured_base(run, recognizer, base)]
+    finished = [measured_base(run, recognizer)]
     for index, step in enumerate(recipe.steps, start=1):
         recognizer, measured_step = carry_out_step(run, recognizer, index, step, finished)
         finished.append(measured_step)
@@ -124,36 +125,14 @@ def open_sources(recipe: Recipe, root: Path, sampling_rate: int) -> dict[str, Cl
     return sources
 
 
-def claim_folder(run: Run) -> None:
-    """Make the folder, or go on in one that holds an unfinished run of the very same recipe."""
-    written = run.folder / "recipe.yaml"
-    text = recipe_as_yaml(run.recipe)
-    if run.folder.exists() and not run.folder.is_dir():
-        raise SottoError(f"{run.folder} is a file; name a folder")
-    if written.is_file():
-        if written.read_text(encoding="utf-8") != text:
-            raise SottoError(f"{run.folder} holds a run of another recipe; name a new folder, or remove this one")
-    elif run.folder.exists() and any(not path.name.endswith(".partial") for path in run.folder.iterdir()):
-        raise SottoError(f"{run.folder} is not empty and holds no run; name a new folder")
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(written, text)
-    except OSError as error:
-        raise SottoError(f"{run.folder}: cannot be written ({error.strerror}); name another folder") from error
-    for left in run.folder.glob("**/.*.partial"):  # of a run that was killed while it saved
-        shutil.rmtree(left, ignore_errors=True)
-        left.unlink(missing_ok=True)
-
-
-def measured_base(run: Run, recognizer: Recognizer, base: str | Path) -> StepNumbers:
+def measured_base(run: Run, recognizer: Recognizer) -> StepNumbers:
     folder = run.step_folder(0, "base")
     known = read_numbers(folder)
     if known is not None:
         run.say("base: measured already")
         return known
     run.say("base: measuring")
-    weights = Path(base) if Path(base).is_dir() else None
-    numbers = measured(run, recognizer, "base", weights, None)
+    numbers = measured(run, recognizer, "base", None)
     return kept(folder, numbers)
 
 
@@ -185,7 +164,7 @@ def carry_out_step(
     processes().wait_for_everyone()
     saved = reloaded(folder / "model", recognizer)  # what is measured is what is on disk
     run.say(f"{name}: measuring")
-    numbers = measured(run, saved, name, folder / "model", finished[0])
+    numbers = measured(run, saved, name, finished[0])
     model = replace(numbers.model, notes=tuple(notes), seconds=seconds)
     return saved, kept(folder, replace(numbers, model=model))
 
@@ -195,11 +174,9 @@ def reloaded(folder: Path, before: Recognizer) -> Recognizer:
     return replace(load(folder, device=before.model.device), language=before.language)
 
 
-def measured(
-    run: Run, recognizer: Recognizer, name: str, weights: Path | None, base: StepNumbers | None
-) -> StepNumbers:
+def measured(run: Run, recognizer: Recognizer, name: str, base: StepNumbers | None) -> StepNumbers:
     """Cost, errors on test and validation, speed on the first test clip."""
-    numbers = measure_cost(recognizer, name, weights)
+    numbers = measure_cost(recognizer, name)
     if "test" in run.sources:
         source = run.sources["test"]
         errors = evaluated(run, recognizer, source)
@@ -226,11 +203,8 @@ def undisturbed_speed(recognizer: Recognizer, source: ClipSource) -> LatencyRepo
 
 
 def skipped_clips(run: Run) -> dict[str, tuple[str, ...]]:
-    return {
-        role: tuple(f"{clip.name}: {clip.reason}" for clip in source.skipped)
-        for role, source in run.sources.items()
-        if source.skipped
-    }
+    lines = {role: skipped_lines(source) for role, source in run.sources.items()}
+    return {role: found for role, found in lines.items() if found}
 
 
 def evaluated(run: Run, recognizer: Recognizer, source: ClipSource) -> ErrorReport:
@@ -298,13 +272,6 @@ def kept(folder: Path, numbers: StepNumbers) -> StepNumbers:
         write_text(folder / NUMBERS, json.dumps(to_plain(numbers), ensure_ascii=False, indent=1))
     processes().wait_for_everyone()
     return numbers
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def git_commit() -> str | None:

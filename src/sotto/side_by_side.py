@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -66,8 +65,7 @@ def visit(name: str, timing: Timing) -> ModelNumbers:
         recognizer = load(name, dtype=DTYPES[timing.dtype])
         audio = audio_for(timing, recognizer.sampling_rate, recognizer.window_seconds)
         latency = measure_speed(recognizer, audio, timing.repeats)
-    folder = Path(name) if Path(name).is_dir() else None
-    numbers = measure_cost(recognizer, name, folder)
+    numbers = measure_cost(recognizer, name)
     return ModelNumbers(**(vars(numbers) | {"latency": latency, "peak_memory": meter.peak}))
 
 

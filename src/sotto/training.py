@@ -19,7 +19,6 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
-    WhisperProcessor,
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -231,12 +230,11 @@ def transcribe_examples(
 
 def train(
     model: PreTrainedModel,
-    processor: WhisperProcessor,
     config: Training,
     *,
     training_data: Any,
     validation_data: Any,
-    language: str,
+    collator: WhisperCollator,
     normalizer: Normalizer,
     folder: Path,
     objectives: Sequence[Objective] = (),
@@ -251,13 +249,12 @@ def train(
     settings.mask_time_prob, settings.mask_feature_prob = config.mask_time, config.mask_frequency
     settings.mask_time_min_masks = settings.mask_feature_min_masks = 0
     trained = TrainedModel(model, objectives, config.label_smoothing)
-    collator: Any = WhisperCollator(processor, language, settings.max_target_positions)
     trainer = SpeechTrainer(
         model=trained,
         args=trainer_arguments(config, folder, device),
         train_dataset=training_data,
         eval_dataset=validation_data,
-        data_collator=collator,
+        data_collator=collator,  # type: ignore[arg-type]
         callbacks=[AfterStep(trained)],
     )
     trainer.trained, trainer.normalizer = trained, normalizer

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from transformers import PreTrainedModel, WhisperProcessor
 
 from sotto.augmentation import Augmentation, Splicing
 from sotto.checkpoint import DTYPES, Recognizer, load, save
-from sotto.configuration import nearest, parse, read_yaml
+from sotto.configuration import nearest, parse, read_yaml, to_plain
 from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
 from sotto.data.hub import HubListing
 from sotto.distribution import processes
 from sotto.errors import SottoError
-from sotto.examples import ClipExamples, SplicedExamples
+from sotto.examples import ClipExamples, SplicedExamples, collator_for
 from sotto.new_model import NewWhisper, new_model, new_processor
 from sotto.objectives import objectives
+from sotto.run_folder import claim_folder
 from sotto.text import get_normalizer
 from sotto.training import Training, train
 
@@ -81,6 +83,13 @@ def read_training_recipe(path: Path) -> TrainingRecipe:
     return replace(recipe, objectives=parsed)
 
 
+def training_recipe_as_yaml(recipe: TrainingRecipe) -> str:
+    """The resolved recipe: every setting, defaults included."""
+    plain = to_plain(recipe)
+    plain["objectives"] = [{objectives.name_of(each): to_plain(each)} for each in recipe.objectives]
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
 def build_data(data: TrainingData, root: Path, window_seconds: float, seed: int) -> tuple[Any, Any]:
     """(training, validation) examples. Raises SottoError where a clip is in both or a transcript is missing."""
     source = open_data(data.train, sampling_rate=SAMPLING_RATE, root=root)
@@ -125,19 +134,22 @@ def run_training(
     folder: Path,
     load: Callable[[str], tuple[PreTrainedModel, WhisperProcessor]],
 ) -> tuple[PreTrainedModel, WhisperProcessor, list[dict[str, float]]]:
-    """Train in `folder`, going on from its last checkpoint if there is one. `load` opens a base checkpoint."""
+    """Train in `folder`/checkpoints, going on from the last of them if there is one. `load` opens a base checkpoint."""
     model, processor = load(recipe.base) if recipe.base else build_new(recipe, root)
     window = model.config.max_source_positions * 0.02
     training_data, validation_data = build_data(recipe.data, root, window, recipe.training.seed)
+    collator = collator_for(model, processor, recipe.language)
+    if processes().is_main_process:
+        claim_folder(folder, training_recipe_as_yaml(recipe))
+    processes().wait_for_everyone()
     log = train(
         model,
-        processor,
         recipe.training,
         training_data=training_data,
         validation_data=validation_data,
-        language=recipe.language,
+        collator=collator,
         normalizer=get_normalizer(recipe.normalizer, recipe.language),
-        folder=folder,
+        folder=folder / "checkpoints",
         objectives=[objectives.handler(config)(config, model) for config in recipe.objectives],
     )
     return model, processor, log
@@ -153,8 +165,10 @@ def build_new(recipe: TrainingRecipe, root: Path) -> tuple[PreTrainedModel, Whis
 
 
 def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str | None = None) -> float:
-    """Train in `folder`/checkpoints, save the best weights to `folder`/model, and return their validation WER."""
+    """Train in `folder`/checkpoints, save the best weights to `folder`/model, and return their validation WER.
 
+    Raises SottoError where `folder` holds anything but a run of this recipe.
+    """
     if dtype is not None and dtype not in DTYPES:
         raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
 
@@ -163,7 +177,7 @@ def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str
         recognizer = load(local if local.exists() else base)
         return recognizer.model, recognizer.processor
 
-    model, processor, log = run_training(recipe, root, folder / "checkpoints", opened)
+    model, processor, log = run_training(recipe, root, folder, opened)
     state = processes()
     if state.is_main_process:
         save(Recognizer(model, processor), folder / "model", dtype=dtype)

@@ -19,8 +19,9 @@ from sotto.data import ClipSource
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear, ReducedAttention
 from sotto.low_rank_math import Curve, allocate
-from sotto.methods import low_rank, methods
-from sotto.methods.low_rank import PRESETS, LowRank
+from sotto.methods import methods
+from sotto.methods import ranks as rank_choice
+from sotto.methods.low_rank_config import PRESETS, LowRank
 from sotto.metrics.cost import count_parameters, encoder_flops
 from sotto.surgery import factor
 
@@ -257,7 +258,7 @@ def test_a_linear_that_gives_nothing_gets_the_least_rank(
         errors.extend(error for curve in curves for error in curve.errors)
         return allocate(curves, budget)
 
-    monkeypatch.setattr(low_rank, "allocate", heard)
+    monkeypatch.setattr(rank_choice, "allocate", heard)
     apply(recognizer, clips, parameters=0.6, weighting=weighting)
     assert np.isfinite(errors).all()
     ranks = ranks_of(recognizer)

@@ -11,7 +11,7 @@ from small_whisper import MakeRecognizer, apply, difference, each_window, encode
 from sotto.calibration import own_transcript
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
-from sotto.methods.sequential import fit_layer, original_of, side_by_side
+from sotto.methods.sequential import fit_layer, side_by_side
 from sotto.surgery import get_linear
 
 LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.out_proj", "fc1", "fc2")
@@ -49,7 +49,7 @@ def test_a_layer_is_fitted_from_what_it_hears_now_to_what_it_said_before(
     make_recognizer: MakeRecognizer, clips: ClipSource
 ) -> None:
     recognizer = make_recognizer(32, layers=2)
-    original = original_of(recognizer)
+    original = recognizer.copy()
     features = each_window(recognizer, clips)
     generator = torch.Generator().manual_seed(0)
     for parameter in recognizer.model.get_submodule("model.encoder.layers.0").parameters():
@@ -108,7 +108,7 @@ def test_nothing_to_make_up_for_gives_the_papers_factors(make_recognizer: MakeRe
 
 def test_the_original_stays_and_nobody_listens_on(make_recognizer: MakeRecognizer, clips: ClipSource) -> None:
     recognizer = make_recognizer()
-    original = original_of(recognizer)
+    original = recognizer.copy()
     before = {name: value.clone() for name, value in original.model.state_dict().items()}
     stack = recognizer.architecture.stack("encoder")
 

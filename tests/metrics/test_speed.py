@@ -1,15 +1,13 @@
 """The clock times what it says, the work is the work asked for, and the model comes back as it was."""
 
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     ParakeetCTCConfig,
     ParakeetForCTC,
@@ -23,10 +21,7 @@ from sotto.errors import SottoError
 from sotto.metrics.speed import (
     MemoryMeter,
     machine,
-    measure_encoders,
     measure_latency,
-    peak_resident_memory,
-    speedups,
 )
 
 MEGABYTE = 1 << 20
@@ -184,36 +179,6 @@ def test_bad_counts(model, extractor, audio, name: str, count: int) -> None:
         measure_latency(model, extractor, audio, **{name: count})
 
 
-class Recorder(nn.Module):
-    def __init__(self, name: str, calls: list[str], pause: float = 0) -> None:
-        super().__init__()
-        self.name, self.calls, self.pause = name, calls, pause
-
-    def forward(self, features: Tensor) -> Tensor:
-        assert not self.training
-        self.calls.append(self.name)
-        time.sleep(self.pause)
-        return features
-
-
-def test_encoders_take_turns() -> None:
-    calls: list[str] = []
-    encoders = {"dense": Recorder("dense", calls, 0.02), "small": Recorder("small", calls)}
-    times = measure_encoders(encoders, torch.zeros(1), repeats=3, warmup=2)
-    assert calls == ["dense", "small"] * 5
-    assert {name: len(seconds) for name, seconds in times.items()} == {"dense": 3, "small": 3}
-    assert min(times["dense"]) >= 0.02 > min(times["small"])
-    assert all(encoder.training for encoder in encoders.values())
-    with pytest.raises(SottoError, match="repeats: 0 is too few"):
-        measure_encoders(encoders, torch.zeros(1), repeats=0)
-
-
-def test_speedups_compare_within_rounds() -> None:
-    times = {"dense": [2.0, 12.0, 4.0], "half": [1.0, 6.0, 2.0], "odd": [4.0, 4.0, 1.0]}
-    assert speedups(times) == {"dense": 1.0, "half": 2.0, "odd": 3.0}  # the ratio of odd's medians is 1
-    assert speedups({}) == {}
-
-
 def test_memory_meter_sees_what_comes_and_goes() -> None:
     with MemoryMeter() as meter:
         block = np.ones(64 * MEGABYTE, np.uint8)
@@ -224,22 +189,6 @@ def test_memory_meter_sees_what_comes_and_goes() -> None:
     assert 60 * MEGABYTE < meter.increase < 128 * MEGABYTE
     assert meter.peak == meter.start + meter.increase
     assert 0 <= idle.increase < 8 * MEGABYTE
-
-
-def test_peak_outlasts_the_memory() -> None:
-    block = np.ones(64 * MEGABYTE, np.uint8)
-    held = psutil.Process().memory_info().rss
-    del block
-    assert psutil.Process().memory_info().rss < held - 32 * MEGABYTE
-    assert peak_resident_memory() >= held - MEGABYTE
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel keeps a peak of its own for each program")
-def test_peak_is_not_that_of_the_parent() -> None:
-    block = np.ones(700 * MEGABYTE, np.uint8)
-    command = "from sotto.metrics.speed import peak_resident_memory; print(peak_resident_memory())"
-    child = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
-    assert MEGABYTE < int(child.stdout) < block.nbytes
 
 
 def test_machine_names_the_versions_but_not_the_host() -> None:

@@ -30,13 +30,14 @@ class ClipSource:
         sampling_rate: int,
         shard: tuple[int, int] = (0, 1),
         needs_text: bool = False,
+        skipped: dict[str, SkippedClip] | None = None,
     ) -> None:
         self.config = config
         self.listing = listing
         self.sampling_rate = sampling_rate
         self._shard = shard
         self._needs_text = needs_text
-        self._skipped: dict[str, SkippedClip] = {}
+        self._skipped: dict[str, SkippedClip] = {} if skipped is None else skipped
 
     @property
     def skipped(self) -> list[SkippedClip]:
@@ -72,7 +73,7 @@ class ClipSource:
                 continue
             good += 1
             yield clip
-        if good == 0 and self._shard == (0, 1):
+        if good == 0 and self._shard[1] == 1:
             raise SottoError(self._all_bad())
 
     def read(self, reference: ClipReference) -> Clip:
@@ -100,6 +101,8 @@ class ClipSource:
     def shard(self, index: int, count: int) -> "ClipSource":
         """Every `count`-th clip from `index` on: the share of one process of a distributed run.
 
+        What it skips is noted in the whole's `skipped` too.
+
         Raises SottoError unless 0 <= index < count.
         """
         if not 0 <= index < count:
@@ -111,6 +114,7 @@ class ClipSource:
             sampling_rate=self.sampling_rate,
             shard=(own_index + index * own_count, own_count * count),
             needs_text=self._needs_text,
+            skipped=self._skipped,
         )
 
     def require_transcripts(self) -> None:

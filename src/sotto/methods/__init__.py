@@ -1,6 +1,7 @@
-"""One file per method. Importing this package registers them all."""
+"""The methods, and what each of them is made of. Importing this package registers them all."""
 
-from sotto.methods.low_rank import LowRank
+from sotto.methods.low_rank import apply_low_rank
+from sotto.methods.low_rank_config import LowRank
 from sotto.methods.method import StepContext, methods
 
-__all__ = ["LowRank", "StepContext", "methods"]
+__all__ = ["LowRank", "StepContext", "apply_low_rank", "methods"]

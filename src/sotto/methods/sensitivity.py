@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from sotto.calibration import Place, feature_batches, listening, own_transcript
+from sotto.calibration import Place, feature_windows, listening, own_transcript
 from sotto.checkpoint import Recognizer
 from sotto.data import Clip, ClipSource
 from sotto.low_rank_math import Principal
@@ -39,7 +39,7 @@ def direction_sensitivities(
     ]
     generator = torch.Generator().manual_seed(0)
     with frozen(recognizer.model):
-        for features in track(islice(feature_batches(recognizer, clips, 1), WINDOWS), "sensitivity"):
+        for features in track(islice(feature_windows(recognizer, clips), WINDOWS), "sensitivity"):
             backward(recognizer, features, generator, listeners)
     return {place: listener.mean() for place, listener in zip(principals, listeners, strict=True)}
 

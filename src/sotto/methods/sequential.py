@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 import torch.distributed
 
 from sotto.architectures import Stack
-from sotto.calibration import feature_batches, own_transcript, share, weight_and_bias
+from sotto.calibration import feature_windows, own_transcript, share, weight_and_bias
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.low_rank_math import Regression, regression
 from sotto.moments import Moments
 from sotto.progress import track
 from sotto.surgery import get_linear
-
-
-def original_of(recognizer: Recognizer) -> Recognizer:
-    """A copy that stays as it is while `recognizer` is being compressed."""
-    return replace(recognizer, model=copy.deepcopy(recognizer.model))
 
 
 def side_by_side(stack: Stack) -> Iterator[tuple[str, ...]]:
@@ -82,7 +75,7 @@ def fit_layer(
     }
     now, before = Heard(recognizer, stack, index, linears), Heard(original, stack, index, linears)
     try:
-        batches = feature_batches(recognizer, share(clips), 1)
+        batches = feature_windows(recognizer, share(clips))
         for features in track(batches, f"{stack.name} layer {index}"):
             run_both(recognizer, original, stack, features)
             for linear in linears:

@@ -103,22 +103,15 @@ def flops_by_module(model: PreTrainedModel, frames: int | None = None, tokens: i
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """Bytes of the weights (`*.safetensors`) of a saved model. Raises `SottoError` where there are none."""
-    weights = list(_existing(folder).glob("*.safetensors"))
-    if not weights:
-        raise SottoError(f"{folder}: no *.safetensors file in it; give the folder of a saved model")
-    return sum(file.stat().st_size for file in weights)
+    """Bytes of the weights of a saved model. Raises `SottoError` where there are none.
 
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of every file in a folder and the folders in it. Raises `SottoError` where there is no folder."""
-    return sum(file.stat().st_size for file in _existing(folder).rglob("*") if file.is_file())
-
-
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise SottoError(f"{folder}: no such folder; give the folder of a saved model")
-    return folder
+    `*.safetensors`, or where there are none `*.bin`, as transformers looks for them.
+    """
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        weights = list(folder.glob(pattern))
+        if weights:
+            return sum(file.stat().st_size for file in weights)
+    raise SottoError(f"{folder}: no weights in it; give the folder of a saved model")
 
 
 def _encoder(model: PreTrainedModel) -> nn.Module:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,7 +18,7 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from sotto.errors import SottoError
 
@@ -94,36 +93,6 @@ def measure_latency(
     )
 
 
-def measure_encoders(
-    encoders: Mapping[str, nn.Module], features: Tensor, *, repeats: int = 5, warmup: int = 2
-) -> dict[str, list[float]]:
-    """Seconds of each forward pass over `features`, the encoders taking turns in every round.
-
-    Since they take turns, a machine that slows down slows all of them alike: compare by `speedups`, within
-    rounds. `features` has the shape that the encoders take and lies on their device. Returns `repeats` times
-    for each name. Raises `SottoError` for counts that are too small.
-    """
-    _at_least(1, repeats=repeats)
-    _at_least(0, warmup=warmup)
-    times: dict[str, list[float]] = {name: [] for name in encoders}
-    with _evaluating(*encoders.values()), torch.inference_mode():
-        for _ in range(warmup + repeats):
-            for name, encoder in encoders.items():
-                start = _clock(features.device)
-                encoder(features)
-                times[name].append(_clock(features.device) - start)
-    return {name: seconds[warmup:] for name, seconds in times.items()}
-
-
-def speedups(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """How many times faster each is than the first: the median over rounds of the ratio within a round."""
-    reference = next(iter(times.values()), ())
-    return {
-        name: median(first / own for first, own in zip(reference, seconds, strict=True))
-        for name, seconds in times.items()
-    }
-
-
 class MemoryMeter:
     """The peak of this process's resident memory, in bytes, while a block runs.
 
@@ -163,19 +132,6 @@ class MemoryMeter:
 
     def _resident(self) -> int:
         return int(self._process.memory_info().rss)
-
-
-def peak_resident_memory() -> int:
-    """Bytes of the highest resident memory of this process since it began."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else []:
-        # Before getrusage: on Linux its maximum is handed down from the process that started this one.
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def machine() -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""The table of `sotto benchmark`."""
+"""The tables of `sotto benchmark`."""
 
 from __future__ import annotations
 
@@ -11,40 +11,29 @@ from sotto.report.formats import count, flops, latency, size
 from sotto.side_by_side import SideBySide, latency_of
 
 
-def side_by_side_table(rows: Sequence[SideBySide]) -> Table:
-    """A row a model. Speed-ups are against the first; the share says how much of the FLOP saving became time."""
+def side_by_side_tables(rows: Sequence[SideBySide]) -> tuple[Table, Table]:
+    """What each model takes, and how it compares with the first: FLOPs beside the time that they became."""
     timing = latency_of(rows[0].numbers)
-    caption = (
-        f"medians; {timing.device}, {timing.dtype}, {timing.threads} threads, batch {timing.batch}, "
-        f"{timing.audio_seconds:.1f} s of audio, {timing.tokens} tokens; FLOP ratio includes attention products"
+    taken = Table(
+        caption=f"medians; {timing.device}, {timing.dtype}, {timing.threads} threads, batch {timing.batch}, "
+        f"{timing.audio_seconds:.1f} s of audio, {timing.tokens} tokens; memory: peak of the process",
+        caption_justify="left",
     )
-    table = Table(caption=caption, caption_justify="left")
-    table.add_column("model", overflow="fold")
-    headings = (
-        "parameters",
-        "FLOPs",
-        "features",
-        "encoder",
-        "decoder",
-        "RTFx",
-        "memory",
-        "encoder x",
-        "FLOP x",
-        "total x",
+    compared = Table(
+        caption=f"speed-ups against {Path(rows[0].numbers.name).name}; FLOPs include attention products",
+        caption_justify="left",
     )
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    for table, headings in (
+        (taken, ("features", "encoder", "decoder", "RTFx", "memory")),
+        (compared, ("encoder parameters", "encoder FLOPs", "fewer FLOPs", "faster encoder", "faster in all")),
+    ):
+        table.add_column("model", overflow="fold")
+        for heading in headings:
+            table.add_column(heading, justify="right")
     for row in rows:
-        each = latency_of(row.numbers)
-        table.add_row(
-            Path(row.numbers.name).name,
-            count(row.numbers.parameters.encoder),
-            flops(row.numbers.encoder_flops),
-            *(latency(seconds) for seconds in (each.features, each.encoder, each.decoder)),
-            f"{each.real_time_factor:.1f}",
-            size(row.numbers.peak_memory or 0),
-            f"{row.encoder_speedup:.2f}",
-            f"{row.flops_ratio:.2f}",
-            f"{row.total_speedup:.2f}",
-        )
-    return table
+        name, each = Path(row.numbers.name).name, latency_of(row.numbers)
+        stages = (latency(seconds) for seconds in (each.features, each.encoder, each.decoder))
+        taken.add_row(name, *stages, f"{each.real_time_factor:.1f}", size(row.numbers.peak_memory or 0))
+        ratios = (f"{ratio:.2f}x" for ratio in (row.flops_ratio, row.encoder_speedup, row.total_speedup))
+        compared.add_row(name, count(row.numbers.parameters.encoder), flops(row.numbers.encoder_flops), *ratios)
+    return taken, compared

@@ -1,0 +1,134 @@
+"""Which rank every linear gets: by energy thresholds, or within a budget over all layers together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import islice
+
+import torch
+
+from sotto.calibration import Place, feature_windows, own_transcript
+from sotto.checkpoint import Recognizer
+from sotto.data import ClipSource
+from sotto.errors import SottoError
+from sotto.low_rank_math import Curve, Principal, allocate, rank_by_energy, saves
+from sotto.methods.divergence import divergence
+from sotto.methods.factoring import factor_at_once, linear_at, weights_of
+from sotto.methods.low_rank_config import LowRank
+from sotto.methods.sensitivity import direction_sensitivities, spread
+from sotto.metrics.cost import count_parameters, encoder_flops
+from sotto.progress import track
+
+COMPARED_WINDOWS = 16  # choices of ranks are held against each other on the same windows, so few of them tell
+
+
+def choose_ranks(
+    recognizer: Recognizer,
+    config: LowRank,
+    principals: Mapping[Place, Principal],
+    clips: ClipSource,
+) -> tuple[dict[Place, int], str]:
+    """The rank of every linear that is to be factored, and a note on how they were chosen, empty where asked for.
+
+    A linear that is to stay whole is not named.
+    """
+    if config.thresholds is not None:
+        return ranks_by_threshold(recognizer, config, principals), ""
+    candidates = {}
+    if config.weighting in ("best", "relative"):
+        candidates["relative"] = ranks_by_budget(recognizer, config, relative_errors(principals))
+    if config.weighting in ("best", "sensitivity"):
+        sensitivities = direction_sensitivities(recognizer, principals, spread(clips), config.stacks)
+        errors = {place: principals[place].energies * sensitivities[place] for place in principals}
+        candidates["sensitivity"] = ranks_by_budget(recognizer, config, errors)
+    if len(candidates) == 1:
+        return next(iter(candidates.values())), ""
+    found = divergences(recognizer, config, candidates, principals, clips)
+    best = min(found, key=lambda name: found[name])
+    measured = ", ".join(f"{name} {nats:.4f}" for name, nats in found.items())
+    return candidates[best], f"ranks weighted by {best}; divergence from the base in nats a token: {measured}"
+
+
+def divergences(
+    recognizer: Recognizer,
+    config: LowRank,
+    candidates: Mapping[str, Mapping[Place, int]],
+    principals: Mapping[Place, Principal],
+    clips: ClipSource,
+) -> dict[str, float]:
+    """How far each choice of ranks would move the model, measured on some of the calibration windows."""
+    windows = islice(feature_windows(recognizer, spread(clips)), COMPARED_WINDOWS)
+    transcripts = [(features, own_transcript(recognizer, features)) for features in track(windows, "comparing ranks")]
+    found = {}
+    for name, ranks in candidates.items():
+        tried = recognizer.copy()
+        factor_at_once(tried, config, ranks, principals)
+        found[name] = divergence(tried, recognizer, transcripts)
+    return found
+
+
+def relative_errors(principals: Mapping[Place, Principal]) -> dict[Place, torch.Tensor]:
+    """Each linear's energies as shares of their sum."""
+    return {place: found.energies / found.energies.sum().clamp(min=1e-300) for place, found in principals.items()}
+
+
+def ranks_by_threshold(
+    recognizer: Recognizer, config: LowRank, principals: Mapping[Place, Principal]
+) -> dict[Place, int]:
+    """Eq. (6) and (8) for each linear by itself."""
+    assert config.thresholds is not None
+    attention, mlp = config.thresholds
+    ranks = {}
+    for place, principal in principals.items():
+        stack = recognizer.architecture.stack(place[0])
+        in_attention = any(place[2] in module.projections for module in stack.attentions)
+        threshold = attention if in_attention else mlp
+        rank = rank_by_energy(principal.energies, threshold, config.rank_multiple, config.outlier_share)
+        linear = linear_at(recognizer, place)
+        if rank is not None and saves(rank, linear.in_features, linear.out_features, weights_of(linear)):
+            ranks[place] = rank
+    return ranks
+
+
+def ranks_by_budget(recognizer: Recognizer, config: LowRank, errors: Mapping[Place, torch.Tensor]) -> dict[Place, int]:
+    """The ranks that leave least weighted output error within the budget, over all layers together.
+
+    `errors[place][i]` is what dropping direction i costs. Raises SottoError where no ranks meet the budget.
+    """
+    share, total, per_weight, fixed = budget_of(recognizer, config, errors)
+    choices: list[list[int | None]] = []
+    curves: list[Curve] = []
+    for place, energies in errors.items():
+        linear = linear_at(recognizer, place)
+        whole = per_weight * weights_of(linear)
+        new_bias = linear.out_features if linear.bias is None and config.parameters is not None else 0
+        ranks, costs = [], []
+        for rank in range(config.rank_multiple, len(energies) + 1, config.rank_multiple):
+            cost = per_weight * rank * (linear.in_features + linear.out_features) + new_bias
+            if cost < whole:
+                ranks.append(rank)
+                costs.append(cost)
+        lost = (energies.sum() - torch.cumsum(energies, 0)).clamp(min=0.0).tolist()
+        choices.append([*ranks, None])
+        curves.append(Curve((*costs, whole), (*(lost[rank - 1] for rank in ranks), 0.0)))
+    chosen = allocate(curves, share * total - fixed)
+    if chosen is None:
+        least = math.ceil(100 * (fixed + sum(curve.costs[0] for curve in curves)) / total) / 100
+        raise SottoError(f"the budget {share:g} cannot be met by low rank: the least that can be left is {least:.2f}")
+    picked = {place: options[index] for place, options, index in zip(errors, choices, chosen, strict=True)}
+    return {place: rank for place, rank in picked.items() if rank is not None}
+
+
+def budget_of(
+    recognizer: Recognizer, config: LowRank, errors: Mapping[Place, torch.Tensor]
+) -> tuple[float, float, float, float]:
+    """(share to be left, the encoder's total, cost of one weight of a linear, what low rank cannot change)."""
+    weights = sum(weights_of(linear_at(recognizer, place)) for place in errors)
+    if config.parameters is not None:
+        total = float(count_parameters(recognizer.model).encoder)
+        return config.parameters, total, 1.0, total - weights
+    assert config.flops is not None
+    total = float(encoder_flops(recognizer.model))
+    per_weight = 2.0 * recognizer.model.config.max_source_positions
+    return config.flops, total, per_weight, total - per_weight * weights
