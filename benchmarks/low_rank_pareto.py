@@ -39,9 +39,10 @@ def ways(multiple: int) -> dict[str, LowRank]:
     """The ways that take a budget; `parameters` is filled in."""
     budget = LowRank(parameters=0.5, rank_multiple=multiple)
     return {
+        "budget": budget,
+        "budget, sequential": replace(budget, sequential=True),
         "budget, relative": replace(budget, weighting="relative"),
         "budget, sensitivity": replace(budget, weighting="sensitivity"),
-        "budget, sensitivity, sequential": replace(budget, weighting="sensitivity", sequential=True),
         "weight SVD, sensitivity ranks": replace(budget, weighting="sensitivity", basis="weights"),
     }
 
@@ -84,6 +85,7 @@ def main() -> None:
             rows.append(row_of(name, size, flops, reports[name], compare(before, reports[name]), against))
             Console().print(describe(rows[-1]))
     show(rows)
+    print("\n".join(markdown(rows)))
     values = {"clips": before.clips, "normalizer": before.normalizer, "decoding": DECODING.describe(), "rows": rows}
     print(write_results("low-rank-pareto-digits", values))
 
@@ -120,6 +122,16 @@ def show(rows: list[dict[str, Any]]) -> None:
         sizes = (f"{row['encoder_parameters']:.0%}", f"{row['encoder_flops']:.0%}", rate(row["wer"]))
         table.add_row(row["way"], *sizes, *shown)
     Console(width=120).print(table)
+
+
+def markdown(rows: list[dict[str, Any]]) -> list[str]:
+    """The same as rows of a table in the docs."""
+    lines = []
+    for row in rows:
+        differences = [signed(row[key]) for key in ("against_dense", "against_thresholds")]
+        sizes = [f"{100 * row[key]:.0f} %" for key in ("encoder_parameters", "encoder_flops")]
+        lines.append(f"| {' | '.join([row['way'], *sizes, rate(row['wer']), *differences])} |")
+    return lines
 
 
 def signed(value: dict[str, Any] | None) -> str:

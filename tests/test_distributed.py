@@ -140,7 +140,7 @@ def free_port() -> int:
 
 
 def launch(*command_line: str) -> None:
-    """Run a script, or a module after `-m`, in two processes, by torchrun: without a GPU `accelerate launch` starts no more than one."""
+    """Run a script, or a module after `-m`, by torchrun: without a GPU `accelerate launch` starts no second process."""
     options = ["--nproc_per_node", "2", "--master_port", str(free_port())]
     command = [sys.executable, "-m", "torch.distributed.run", *options, *command_line]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
