@@ -51,6 +51,7 @@ def measure(shape: str, clips: int, factor: bool) -> dict[str, Any]:
                 plain.append(timed(lambda features=features: encoder(features)))
             with listening(listeners):
                 heard.append(timed(lambda features=features: encoder(features)))
+    del listeners, features  # as after a calibration: the listeners would keep the moments
     phases = {}
     with MemoryMeter() as meter_of_all:
         if factor:
@@ -102,7 +103,8 @@ def main() -> None:
         print(
             f"{arguments.shape}, {clips} clips: plain {row['plain_seconds']:.2f} s, calibrating "
             f"{row['calibration_seconds']:.2f} s a window, ratio {row['ratio']:.3f}, "
-            f"{row['peak_bytes_beyond_weights'] / 1e9:.2f} GB beyond the weights" + phases
+            f"{row['peak_bytes_beyond_weights'] / 1e9:.2f} GB beyond the weights, "
+            f"{row['peak_bytes_to_the_end'] / 1e9:.2f} GB to the end" + phases
         )
     print(write_results(f"calibration-{arguments.shape}", {"shape": arguments.shape, "runs": rows}))
 
