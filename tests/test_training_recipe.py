@@ -187,13 +187,43 @@ def build(root: Path, **values: Any) -> tuple[Any, Any]:
 def test_clips_without_splicing(tmp_path: Path, clips: Path) -> None:
     varied = Augmentation(gain_db=6)
     training, validation = build(tmp_path, augmentation=varied)
-    assert isinstance(training, ClipExamples)
     assert isinstance(validation, ClipExamples)
     assert (len(training), len(validation)) == (6, 2)
-    assert training.augmentation == varied
+    assert training.parts[0].augmentation == varied
     assert validation.augmentation == Augmentation()
     held = {reference.name for reference in validation.references}
-    assert held.isdisjoint(reference.name for reference in training.references)
+    assert held.isdisjoint(reference.name for reference in training.parts[0].references)
+
+
+def test_several_folders_are_learnt_from_together(tmp_path: Path, clips: Path) -> None:
+    write_folder(tmp_path / "more", ["two", "one"], [0.3, 0.35])
+    write_folder(tmp_path / "validation", ["three"], [0.2])
+    folders = (DataConfig(path="clips"), DataConfig(path="more"))
+    values: dict[str, Any] = {"train": folders, "hold_out": 0, "validation": DataConfig(path="validation")}
+    training, validation = build(tmp_path, **values)
+    assert (len(training), len(validation)) == (10, 1)
+    assert [training[index].text for index in (0, 7, 8, 9)] == ["one", "four", "two", "one"]
+    assert training.lengths == [0.1, 0.15, 0.2, 0.25] * 2 + [0.3, 0.35]
+    training.set_epoch(3)
+    assert [part.epoch for part in training.parts] == [3, 3]
+    spliced, one_by_one = build(tmp_path, splicing=Splicing(strings=5), validation_strings=0, **values)
+    assert len(spliced.splicer.by_speaker["a"]) == 10
+    assert isinstance(one_by_one, ClipExamples)
+    with pytest.raises(SottoError, match="hold_out takes clips out of one folder"):
+        TrainingData(train=folders, hold_out=1)
+
+
+def test_transcripts_are_learnt_as_the_normalizer_gives_them(tmp_path: Path, clips: Path) -> None:
+    metadata = clips / "metadata.csv"
+    metadata.write_text(metadata.read_text().replace(",one,", ',"One, IT\u2019S",'))
+    training, _ = build(tmp_path, transcripts="plain")
+    texts = {training[index].text for index in range(6)}
+    assert texts <= {"one it's", "two", "three", "four"}
+    assert "one it's" in texts
+    spliced, _ = build(tmp_path, transcripts="plain", splicing=Splicing(strings=5))
+    assert {clip.text for clip in spliced.splicer.by_speaker["a"]} == texts
+    with pytest.raises(SottoError, match="unknown normalizer 'plane'"):
+        TrainingData(train=DataConfig(path="clips"), hold_out=1, transcripts="plane")
 
 
 def test_spliced_strings_of_separate_recordings(tmp_path: Path, clips: Path) -> None:

@@ -114,10 +114,15 @@ class Splicer:
                 f"{config.lead_seconds[1]:g} s; give shorter clips"
             )
         self.speakers = sorted(self.by_speaker)
+        counts = np.array([len(self.by_speaker[speaker]) for speaker in self.speakers])
+        self.shares = counts / counts.sum()
 
     def draw(self, rng: np.random.Generator) -> SplicedString:
-        """One string of a random speaker, no longer than the window; runs on past it where it is to be cut."""
-        speaker = self.speakers[rng.integers(len(self.speakers))]
+        """One string of one speaker, no longer than the window; runs on past it where it is to be cut.
+
+        A speaker of many recordings is drawn more often, so that all recordings are heard alike.
+        """
+        speaker = self.speakers[rng.choice(len(self.speakers), p=self.shares)]
         clips = self.by_speaker[speaker]
         rate = clips[0].sampling_rate
         window = int(self.window_seconds * rate)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from transformers import PreTrainedModel, WhisperProcessor
 
 from sotto.augmentation import Augmentation, Splicer, Splicing, augment
@@ -54,8 +54,17 @@ class ClipExamples(Dataset[Example]):
     A clip that turns out to be bad is reported, and the next one takes its place.
     """
 
-    def __init__(self, source: ClipSource, augmentation: Augmentation, window_seconds: float, seed: int) -> None:
+    def __init__(
+        self,
+        source: ClipSource,
+        augmentation: Augmentation,
+        window_seconds: float,
+        seed: int,
+        written: Callable[[str], str] = str,
+    ) -> None:
+        """`written` gives the text to learn from the transcript."""
         self.source = source
+        self.written = written
         fitting = usable(source, window_seconds)
         self.references = [reference for reference, _ in fitting]
         self.lengths = [seconds for _, seconds in fitting]
@@ -76,7 +85,7 @@ class ClipExamples(Dataset[Example]):
         audio, _ = augment(clip.audio, self.augmentation, clip.sampling_rate, rng)
         if len(audio) > round(self.window_seconds * clip.sampling_rate):  # slowed down past the window
             audio = clip.audio
-        return Example(audio, clip.text or "", clip.language, None)
+        return Example(audio, self.written(clip.text or ""), clip.language, None)
 
     def read(self, index: int) -> Clip:
         """The clip at `index`, or the next good one. Raises SottoError where there is none."""
@@ -90,6 +99,19 @@ class ClipExamples(Dataset[Example]):
             except BadClip as bad:
                 logger.warning("%s left out: %s", reference.name, bad.reason)
         raise SottoError(f"none of the {len(self)} clips in {self.source.config.path} can be used; check the files")
+
+
+class JoinedExamples(ConcatDataset[Example]):
+    """The examples of several folders, one after the other."""
+
+    def __init__(self, parts: Sequence[ClipExamples]) -> None:
+        super().__init__(parts)
+        self.parts = parts
+        self.lengths = [seconds for part in parts for seconds in part.lengths]
+
+    def set_epoch(self, epoch: int) -> None:
+        for part in self.parts:
+            part.set_epoch(epoch)
 
 
 class SplicedExamples(Dataset[Example]):

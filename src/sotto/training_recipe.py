@@ -19,7 +19,7 @@ from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
 from sotto.data.hub import HubListing
 from sotto.distribution import processes
 from sotto.errors import SottoError
-from sotto.examples import ClipExamples, SplicedExamples, collator_for
+from sotto.examples import ClipExamples, JoinedExamples, SplicedExamples, collator_for
 from sotto.new_model import NewWhisper, new_model, new_processor
 from sotto.objectives import objectives
 from sotto.run_folder import claim_folder
@@ -31,28 +31,37 @@ SAMPLING_RATE = 16_000
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Clips to learn from and clips to choose the best checkpoint by.
+    """Clips to learn from (one folder, or a list of them) and clips to choose the best checkpoint by.
 
     Without a `validation` folder, `hold_out` clips of `train`, drawn with the recipe's seed, are kept for validation.
     """
 
-    train: DataConfig
+    train: DataConfig | tuple[DataConfig, ...]
     validation: DataConfig | None = None
     hold_out: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
     splicing: Splicing | None = None
     validation_strings: int = 200
-    """how many strings are spliced from the validation clips, where there is splicing"""
+    """how many strings are spliced from the validation clips, where there is splicing; 0 takes the clips one by one"""
     timestamp_share: float = 0.0
     """share of spliced strings labelled with times"""
+    transcripts: str = "none"
+    """name of the normalizer that the training transcripts go through: the model learns to write what it gives"""
 
     def __post_init__(self) -> None:
-        if self.hold_out < 0 or self.validation_strings < 1:
-            raise SottoError("hold_out must not be negative, and validation_strings at least 1")
+        if self.hold_out < 0 or self.validation_strings < 0:
+            raise SottoError("hold_out and validation_strings must not be negative")
         if not 0 <= self.timestamp_share <= 1:
             raise SottoError(f"timestamp_share must be between 0 and 1, found {self.timestamp_share}")
         if (self.validation is None) == (self.hold_out == 0):
             raise SottoError("give either validation (a folder) or hold_out (a number of training clips)")
+        if self.hold_out and len(self.folders) > 1:
+            raise SottoError("hold_out takes clips out of one folder; give validation where train is a list")
+        get_normalizer(self.transcripts)
+
+    @property
+    def folders(self) -> tuple[DataConfig, ...]:
+        return self.train if isinstance(self.train, tuple) else (self.train,)
 
 
 @dataclass(frozen=True)
@@ -92,25 +101,42 @@ def training_recipe_as_yaml(recipe: TrainingRecipe) -> str:
 
 def build_data(data: TrainingData, root: Path, window_seconds: float, seed: int) -> tuple[Any, Any]:
     """(training, validation) examples. Raises SottoError where a clip is in both or a transcript is missing."""
-    source = open_data(data.train, sampling_rate=SAMPLING_RATE, root=root)
-    source.require_transcripts()
+    sources = open_sources(data, root)
     if data.validation is None:
-        source, held_out = hold_out(source, data.hold_out, seed)
+        rest, held_out = hold_out(sources[0], data.hold_out, seed)
+        sources = [rest]
     else:
         held_out = open_data(data.validation, sampling_rate=SAMPLING_RATE, root=root)
         held_out.require_transcripts()
-    check_disjoint({"train": source, "validation": held_out})
+    for source in sources:
+        check_disjoint({"train": source, "validation": held_out})
+    written = get_normalizer(data.transcripts)
     if data.splicing is None:
-        return (
-            ClipExamples(source, data.augmentation, window_seconds, seed),
-            ClipExamples(held_out, Augmentation(), window_seconds, seed),
-        )
-    validation = replace(data.splicing, strings=data.validation_strings, cut_probability=0.0)
-    own_speed = replace(data.augmentation, speed=(1.0,))
+        parts = [ClipExamples(source, data.augmentation, window_seconds, seed, written) for source in sources]
+        return JoinedExamples(parts), ClipExamples(held_out, Augmentation(), window_seconds, seed)
+    clips = [replace(clip, text=written(clip.text or "")) for source in sources for clip in source]
     return (
-        SplicedExamples(list(source), data.splicing, data.augmentation, window_seconds, data.timestamp_share, seed),
-        SplicedExamples(list(held_out), validation, own_speed, window_seconds, 0.0, seed + 1),
+        SplicedExamples(clips, data.splicing, data.augmentation, window_seconds, data.timestamp_share, seed),
+        spliced_validation(data, held_out, window_seconds, seed),
     )
+
+
+def open_sources(data: TrainingData, root: Path) -> list[ClipSource]:
+    """The training folders. Raises SottoError where one has no transcripts."""
+    sources = [open_data(folder, sampling_rate=SAMPLING_RATE, root=root) for folder in data.folders]
+    for source in sources:
+        source.require_transcripts()
+    return sources
+
+
+def spliced_validation(data: TrainingData, held_out: ClipSource, window_seconds: float, seed: int) -> Any:
+    """Validation strings as noisy as those of training, at their own speed; or the clips one by one, as they are."""
+    assert data.splicing is not None
+    if data.validation_strings == 0:
+        return ClipExamples(held_out, Augmentation(), window_seconds, seed)
+    splicing = replace(data.splicing, strings=data.validation_strings, cut_probability=0.0)
+    own_speed = replace(data.augmentation, speed=(1.0,))
+    return SplicedExamples(list(held_out), splicing, own_speed, window_seconds, 0.0, seed + 1)
 
 
 def hold_out(source: ClipSource, count: int, seed: int) -> tuple[ClipSource, ClipSource]:
@@ -158,8 +184,9 @@ def run_training(
 def build_new(recipe: TrainingRecipe, root: Path) -> tuple[PreTrainedModel, WhisperProcessor]:
     """A new model with a vocabulary learnt from the training transcripts."""
     assert recipe.new is not None
-    source = open_data(recipe.data.train, sampling_rate=SAMPLING_RATE, root=root)
-    texts = [reference.text for reference in source.references if reference.text]
+    written = get_normalizer(recipe.data.transcripts)
+    sources = open_sources(recipe.data, root)
+    texts = [written(reference.text) for source in sources for reference in source.references if reference.text]
     processor = new_processor(recipe.new, texts)
     return new_model(recipe.new, processor.tokenizer, recipe.training.seed), processor
 

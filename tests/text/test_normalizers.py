@@ -93,21 +93,21 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
 
 
 def test_a_name_like_no_other_is_told_the_known_ones_only() -> None:
-    with pytest.raises(SottoError, match="'xyzzy': the known ones are none, basic, english"):
+    with pytest.raises(SottoError, match="'xyzzy': the known ones are none, basic, plain, english"):
         get_normalizer("xyzzy")
 
 
 TEXTS = st.text(alphabet=st.sampled_from("abcXYZéßжक्षि。,.'!?()[]<>-0१2 \t\n\u00a0\u3000"), max_size=40)
 
 
-@pytest.mark.parametrize("name", ["none", "basic"])
+@pytest.mark.parametrize("name", ["none", "basic", "plain"])
 @given(text=TEXTS)
 def test_twice_is_once(name: str, text: str) -> None:
     normalizer = get_normalizer(name)
     assert normalizer(normalizer(text)) == normalizer(text)
 
 
-@pytest.mark.parametrize("name", ["none", "basic", "english"])
+@pytest.mark.parametrize("name", ["none", "basic", "plain", "english"])
 @given(text=TEXTS)
 def test_words_are_separated_by_single_spaces(name: str, text: str) -> None:
     normalized = get_normalizer(name)(text)
@@ -119,3 +119,19 @@ def test_basic_does_not_care_for_case_or_punctuation(text: str) -> None:
     basic = get_normalizer("basic")
     text = text.replace("ß", "")  # its upper case is SS
     assert basic(f"{text.upper()} !") == basic(text.lower())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Printing, in the ONLY sense.", "printing in the only sense"),
+        ("“Don’t”, he said -- 'twas the dogs' day", "don't he said twas the dogs day"),
+        ("the 2nd half-hour (twice)", "the 2nd half hour twice"),
+        ("പാലം കടന്നാലൊ കൂരായണ.", "പാലം കടന്നാലൊ കൂരായണ"),
+        ("E\u0301te\u0301", "\u00e9t\u00e9"),
+        ("'", ""),
+    ],
+)
+def test_plain_keeps_words_as_they_are_said(text: str, words: str) -> None:
+    assert get_normalizer("plain")(text) == words
+    assert get_normalizer("plain")(words) == words

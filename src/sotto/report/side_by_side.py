@@ -20,16 +20,17 @@ def side_by_side_tables(rows: Sequence[SideBySide]) -> tuple[Table, Table]:
         caption_justify="left",
     )
     compared = Table(
-        caption=f"speed-ups against {Path(rows[0].numbers.name).name}; FLOPs include attention products",
+        caption=f"parameters and FLOPs of the encoder, with attention products; speed-ups against "
+        f"{Path(rows[0].numbers.name).name}: promised by FLOPs, and measured",
         caption_justify="left",
     )
     for table, headings in (
         (taken, ("features", "encoder", "decoder", "RTFx", "memory")),
-        (compared, ("encoder parameters", "encoder FLOPs", "fewer FLOPs", "faster encoder", "faster in all")),
+        (compared, ("parameters", "FLOPs", "promised", "encoder", "in all")),
     ):
         table.add_column("model", overflow="fold")
         for heading in headings:
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         name, each = Path(row.numbers.name).name, latency_of(row.numbers)
         stages = (latency(seconds) for seconds in (each.features, each.encoder, each.decoder))

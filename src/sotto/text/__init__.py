@@ -8,6 +8,7 @@ from sotto.errors import SottoError
 from sotto.text.basic import basic_normalizer, none_normalizer
 from sotto.text.english import english_normalizer
 from sotto.text.normalizer import Normalizer
+from sotto.text.plain import plain_normalizer
 
 __all__ = ["Normalizer", "get_normalizer", "normalizer_names"]
 
@@ -22,6 +23,7 @@ class _Entry:
 _REGISTRY = (
     _Entry("none", none_normalizer),
     _Entry("basic", basic_normalizer),
+    _Entry("plain", plain_normalizer),
     _Entry("english", english_normalizer, ("en", "english")),
 )
 

@@ -1,0 +1,31 @@
+"""The tables of `sotto benchmark`, on an 80-column terminal."""
+
+from dataclasses import replace
+
+from made_up_run import base_model, latency
+from rich.console import Console
+
+from sotto.report.side_by_side import side_by_side_tables
+from sotto.side_by_side import SideBySide
+
+
+def shown() -> list[str]:
+    base = replace(base_model(), name="/tmp/models/whisper-tiny-fine-tuned")
+    small = replace(base, name="/tmp/models/tiny-lite", encoder_flops=18_450_000_000, latency=latency(1.6))
+    rows = [SideBySide(base, 1.0, 1.0, 1.0), SideBySide(small, 1.6, 2.0, 1.25)]
+    console = Console(width=80, record=True, no_color=True)
+    console.print(*side_by_side_tables(rows))
+    return console.export_text().splitlines()
+
+
+def test_the_tables_fit_a_terminal_without_a_cut_heading_or_number() -> None:
+    lines = shown()
+    assert max(map(len, lines)) <= 80
+    taken, compared = (line for line in lines if "tiny-lite" in line)
+    assert taken.split("│")[2:-1] == ["   4.9 ms ", "  194 ms ", "  187 ms ", " 77.8 ", " 912 MB "]
+    assert compared.split("│")[2:-1] == ["       7.6M ", " 18.4 GFLOPs ", "    2.00x ", "   1.60x ", "  1.25x "]
+    headings = " ".join(lines)
+    for heading in ("features", "decoder", "RTFx", "memory", "parameters", "promised", "in all"):
+        assert heading in headings
+    assert "…" not in headings
+    assert "against whisper-tiny-fine-tuned: promised by FLOPs, and measured" in " ".join(headings.split())
