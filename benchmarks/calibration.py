@@ -23,7 +23,7 @@ import torch
 
 from results_file import write_results
 from shapes import random_whisper
-from sotto.calibration import features_of, listening, prepare
+from sotto.calibration import listening, prepare
 from sotto.methods import LowRank
 from sotto.methods.factoring import factor_at_once
 from sotto.methods.ranks import ranks_by_budget, relative_errors
@@ -38,20 +38,20 @@ def measure(shape: str, clips: int, factor: bool) -> dict[str, Any]:
     recognizer = random_whisper(shape, decoder_layers=1)
     encoder = recognizer.model.get_encoder()
     noise = np.random.default_rng(0)
-    first = features_of(recognizer, [window(noise)])
-    encoder(first)
+    family = recognizer.family
+    family.encode(family.inputs([window(noise)]))
     loaded = psutil.Process().memory_info().rss
     plain, heard, extracting = [], [], []
     with MemoryMeter() as meter:
         calibration, listeners = prepare(recognizer, ("encoder",))
         for index in range(clips):
-            extracting.append(timed(lambda: features_of(recognizer, [window(noise)])))
-            features = features_of(recognizer, [window(noise)])
+            extracting.append(timed(lambda: family.inputs([window(noise)])))
+            inputs = family.inputs([window(noise)])
             if index < COMPARED:
-                plain.append(timed(lambda features=features: encoder(features)))
+                plain.append(timed(lambda inputs=inputs: family.encode(inputs)))
             with listening(listeners):
-                heard.append(timed(lambda features=features: encoder(features)))
-    del listeners, features  # as after a calibration: the listeners would keep the moments
+                heard.append(timed(lambda inputs=inputs: family.encode(inputs)))
+    del listeners, inputs  # as after a calibration: the listeners would keep the moments
     phases = {}
     with MemoryMeter() as meter_of_all:
         if factor:

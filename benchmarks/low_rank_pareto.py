@@ -20,6 +20,7 @@ from rich.table import Table
 from results_file import write_results
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
+from sotto.decoding import Decoding
 from sotto.demo import DEMO_RECIPE
 from sotto.measurement import evaluate
 from sotto.methods import LowRank, StepContext, methods
@@ -27,7 +28,6 @@ from sotto.metrics.cost import count_parameters, encoder_flops
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.report.formats import points, rate
 from sotto.text import get_normalizer
-from sotto.transcription import Decoding
 
 DEMO = DEMO_RECIPE.parent
 THRESHOLDS = [(0.999, 0.999), (0.99, 0.999), (0.99, 0.995), (0.98, 0.98), (0.95, 0.95), (0.9, 0.9)]

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sotto.calibration import Calibration, calibrate, features_of, own_transcript, places
+from sotto.calibration import Calibration, calibrate, places
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource, DataConfig, open_data, windows
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
 from sotto.surgery import factor, layer_path
+from whisper_windows import features_of, own_transcript
 
 RATE = 16000
 SECONDS = (1.0, 0.4, 2.5, 1.05)

@@ -43,7 +43,8 @@ def test_the_demo_is_small_enough_for_the_wheel() -> None:
 
 def test_the_demo_recogniser_gives_times_within_the_clip() -> None:
     from sotto.data import DataConfig, open_data
-    from sotto.transcription import Decoding, transcribe
+    from sotto.decoding import Decoding
+    from sotto.transcription import transcribe
 
     recognizer = sotto.load(DEMO_RECIPE.parent / "model")
     clips = open_data(DataConfig(str(DEMO_RECIPE.parent / "clips" / "test")), sampling_rate=recognizer.sampling_rate)

@@ -290,7 +290,8 @@ def test_the_table_names_what_the_model_has(template: Any) -> None:
         assert dimensions.head_dim == 4
         modules = template.model.get_submodule(stack.layers)
         assert len(modules) == 3
-        assert modules is template.model.get_submodule(stack.module).layers
+        for attention in stack.attentions:
+            assert type(modules[0].get_submodule(attention.name)) is attention.module_type
         for name in stack.linears():
             linear = modules[0].get_submodule(name)
             assert (linear.in_features, linear.out_features) == stack.linear_shape(name, dimensions)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sotto.decoding import Segment, Transcription
 from sotto.subtitles import to_json, to_srt, to_vtt
-from sotto.transcription import Segment, Transcription
 
 times = st.floats(min_value=0, max_value=400_000)
 segments = st.lists(st.builds(Segment, times, times, st.text()))

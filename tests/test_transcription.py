@@ -10,9 +10,11 @@ from transformers.utils import logging as transformers_logging
 from sotto.checkpoint import Recognizer
 from sotto.configuration import parse
 from sotto.data import Clip
+from sotto.decoding import Decoding, Segment, Transcription
 from sotto.errors import SottoError
+from sotto.families.family import batches
 from sotto.new_model import NewWhisper, new_model, new_processor
-from sotto.transcription import Decoding, Segment, Transcription, batches, transcribe
+from sotto.transcription import transcribe
 
 RATE = 16000
 TEXTS = ["one two three four five", "six seven eight nine zero"]

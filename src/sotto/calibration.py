@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -18,11 +16,11 @@ from sotto.checkpoint import Recognizer
 from sotto.data import Clip, ClipSource, windows
 from sotto.distribution import processes
 from sotto.errors import SottoError
+from sotto.families import Inputs
 from sotto.low_rank_math import Principal, principal_of_inputs, principal_of_outputs
 from sotto.moments import Moments
 from sotto.progress import track
 from sotto.surgery import get_linear
-from sotto.transcription import Decoding, language_and_task, quiet_transformers
 
 Place = tuple[str, int, str]
 """(stack, layer, linear): where a linear is."""
@@ -46,16 +44,14 @@ class MeasuredPoint:
 
 
 def measured_point(recognizer: Recognizer, stack: Stack, index: int, linear: str) -> MeasuredPoint:
-    """The cheaper side of a linear. Query, key and value projections of self-attention share one input."""
+    """The cheaper side of a linear. Projections of an attention that hear the same share their moments."""
     module = get_linear(recognizer.model, stack, index, linear)
     if module.out_features < module.in_features:
         return MeasuredPoint((stack.name, index, linear), at_input=False)
     owner = linear
     for attention in stack.attentions:
-        query, key, value, _ = attention.projections
-        shares_input = (query, key, value) if attention.name != "encoder_attn" else (key, value)
-        if linear in shares_input:
-            owner = shares_input[0]
+        if linear in attention.sharing_input:
+            owner = attention.sharing_input[0]
     return MeasuredPoint((stack.name, index, owner), at_input=True)
 
 
@@ -100,8 +96,8 @@ def weight_and_bias(model: nn.Module, stack: Stack, index: int, linear: str) -> 
 def calibrate(recognizer: Recognizer, clips: ClipSource, stacks: Sequence[str] = ("encoder",)) -> Calibration:
     """Stream `clips` through the model once; each process of a distributed run takes its share.
 
-    For the encoder alone only the encoder runs. The decoder is calibrated on the model's own transcripts, so no text
-    is needed. Raises SottoError where there is no clip to calibrate on.
+    For the encoder alone only the encoder runs. A decoder is calibrated on the model's own transcripts, so no text is
+    needed. Raises SottoError where there is no clip to calibrate on.
     """
     calibration, listeners = prepare(recognizer, stacks)
     run_through(recognizer, share(clips), stacks, listeners)
@@ -167,54 +163,29 @@ def listening(listeners: Sequence[Attachable]) -> Iterator[None]:
             handle.remove()
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: models keep positions they computed, and gradients may have to pass them later
 def run_through(
     recognizer: Recognizer,
     clips: Iterable[Clip],
     stacks: Sequence[str],
     listeners: Sequence[Listener],
 ) -> None:
-    """Run the encoder, and the decoder if it is among `stacks`, over every window, heard by `listeners`."""
-    model = recognizer.model
-    with_decoder = "decoder" in stacks
-    for features in track(feature_windows(recognizer, clips), "calibration"):
-        if not with_decoder:
+    """Run the encoder, or all of the model where `stacks` names more, over every window, heard by `listeners`."""
+    family = recognizer.family
+    encoder_alone = tuple(stacks) == ("encoder",)
+    for inputs in track(window_inputs(recognizer, clips), "calibration"):
+        if encoder_alone:
             with listening(listeners):
-                model.get_encoder()(features)
+                family.encode(inputs)
             continue
-        tokens = own_transcript(recognizer, features)  # not heard: cached steps would count the encoder twice
+        transcribed = family.with_transcript(inputs, recognizer.language)  # not heard: it would count the encoder twice
         with listening(listeners):
-            model(input_features=features, decoder_input_ids=tokens, use_cache=False)
+            family.logits(transcribed)
 
 
-def feature_windows(recognizer: Recognizer, clips: Iterable[Clip]) -> Iterator[torch.Tensor]:
-    """Log-mel windows (1, mel bins, frames) of all clips; long clips give several windows."""
+def window_inputs(recognizer: Recognizer, clips: Iterable[Clip]) -> Iterator[Inputs]:
+    """Model inputs for all clips, one window at a time; clips that are too long to go at once give several."""
+    family = recognizer.family
     for clip in clips:
-        for window in windows(clip.audio, clip.sampling_rate, recognizer.window_seconds):
-            yield features_of(recognizer, [window])
-
-
-def features_of(recognizer: Recognizer, batch: Sequence[NDArray[np.float32]]) -> torch.Tensor:
-    extractor = recognizer.processor.feature_extractor
-    features = extractor(list(batch), sampling_rate=recognizer.sampling_rate, return_tensors="pt").input_features
-    model = recognizer.model
-    return torch.as_tensor(features.to(model.device, model.dtype))
-
-
-def own_transcript(recognizer: Recognizer, features: torch.Tensor) -> torch.Tensor:
-    """The model's greedy tokens (1, tokens) for one window: prompt and text, without the end token."""
-    model: Any = recognizer.model
-    with quiet_transformers():
-        found = model.generate(
-            features,
-            **language_and_task(model.generation_config, Decoding(language=recognizer.language)),
-            num_beams=1,
-            do_sample=False,
-            return_timestamps=False,
-            return_dict_in_generate=True,  # plain tokens would come without their prompt
-            force_unique_generate_call=True,
-            use_cache=True,
-        )
-    tokens: torch.Tensor = found.sequences
-    ended = bool(tokens[0, -1] == model.generation_config.eos_token_id)
-    return tokens[:, :-1] if ended else tokens
+        for window in windows(clip.audio, clip.sampling_rate, family.longest_seconds):
+            yield family.inputs([window])

@@ -15,22 +15,20 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
-from transformers import AutoConfig, GenerationConfig, WhisperProcessor
-from transformers.utils import cached_file, logging
+from transformers import AutoConfig, GenerationConfig
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from sotto.architectures import Architecture, architecture_of
-from sotto.auto_classes import (
-    SottoWhisperForConditionalGeneration,
-    plain_config,
-    register,
-    sotto_config,
-)
+from sotto.auto_classes import classes_of, plain_config, register, sotto_config
 from sotto.configuration import nearest
 from sotto.errors import SottoError
+from sotto.families import Family, evaluating, family_of
 from sotto.structure import Structure, check, from_json
 from sotto.surgery import structure_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+UNHEARD = ("wav2vec2_conformer.masked_spec_embed",)  # weights for training alone, which a checkpoint may lack
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOLERANCE = {
     torch.float32: 1e-4,
@@ -61,15 +59,19 @@ class Recognizer:
         return structure_of(self.model)
 
     @property
+    def family(self) -> Family:
+        """What it does in the way of its family."""
+        return family_of(self.model.config)(self.model, self.processor)
+
+    @property
     def sampling_rate(self) -> int:
         """Hz."""
-        return int(self.processor.feature_extractor.sampling_rate)
+        return self.family.sampling_rate
 
     @property
     def window_seconds(self) -> float:
-        """Length of the window that the encoder sees."""
-        extractor = self.processor.feature_extractor
-        return float(extractor.n_samples / extractor.sampling_rate)
+        """Length of audio over which FLOPs and latency are given: what Whisper's encoder sees, 10 s for a CTC model."""
+        return self.family.window_seconds
 
     def copy(self) -> Recognizer:
         """One with weights of its own, that stays as it is while this one is changed."""
@@ -88,16 +90,17 @@ def load(name: str | Path, *, device: str | torch.device | None = None, dtype: t
     register()
     config = load_config(name)
     with readable(name), no_loading_bar():
-        loaded: Any = SottoWhisperForConditionalGeneration.from_pretrained(
+        loaded: Any = classes_of(config).model.from_pretrained(
             name, config=sotto_config(config), dtype=dtype or torch.float32, output_loading_info=True
         )
         if (Path(name) / "generation_config.json").is_file():
             GenerationConfig.from_pretrained(name)  # a damaged one was passed over in silence
     model, info = loaded
-    lost = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
+    lost = [key for key in sorted(info["missing_keys"]) + sorted(info["unexpected_keys"]) if key not in UNHEARD]
     if lost:
         raise SottoError(f"{name}: the weights do not fit the config: {lost[0]} and {len(lost) - 1} more; save it anew")
-    processor = load_processor(name)
+    with readable(name):
+        processor = family_of(config).load_processor(name)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype_on_disk = str(config.dtype or torch.float32).removeprefix("torch.")
     return Recognizer(model.eval(), processor, dtype_on_disk, folder=local_folder(name))
@@ -105,7 +108,7 @@ def load(name: str | Path, *, device: str | torch.device | None = None, dtype: t
 
 def local_folder(name: str | Path) -> Path:
     """Where the files of a checkpoint that was just opened lie: its folder, or the hub's cache."""
-    return Path(name) if Path(name).is_dir() else Path(cached_file(name, "config.json")).parent
+    return Path(name) if Path(name).is_dir() else Path(str(cached_file(name, "config.json"))).parent
 
 
 def load_config(name: str | Path) -> Any:
@@ -116,19 +119,6 @@ def load_config(name: str | Path) -> Any:
         if getattr(config, "sotto", None):
             check(from_json(config.sotto), config)
     return config
-
-
-def load_processor(name: str | Path) -> WhisperProcessor:
-    """Where files are missing transformers makes up an empty tokenizer, or one that forgets the language: refused."""
-    with readable(name):
-        processor = WhisperProcessor.from_pretrained(name)
-    lacks_settings = Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file()
-    if lacks_settings or processor.tokenizer.vocab_size < 256:  # one entry a byte
-        raise SottoError(
-            f"{name}: the tokenizer is incomplete; copy tokenizer.json and tokenizer_config.json from the checkpoint "
-            "that it was made from"
-        )
-    return processor
 
 
 @contextmanager
@@ -165,8 +155,8 @@ def no_loading_bar() -> Iterator[None]:
 def save(recognizer: Recognizer, folder: Path, *, dtype: str | None = None, card: str | None = None) -> Path:
     """Write model, processor, generation config and model card to `folder`, and verify what was written.
 
-    A model whose shapes plain transformers can express is written as a plain `whisper` checkpoint. Everything goes to
-    a temporary folder beside `folder`, is reloaded and compared with the model in memory, and only then takes its
+    A model whose shapes plain transformers can express is written as a plain checkpoint of its family. Everything goes
+    to a temporary folder beside `folder`, is reloaded and compared with the model in memory, and only then takes its
     place; on any failure nothing is left. Raises SottoError where `folder` holds something that is no checkpoint,
     where the disk is full, or where the reloaded model does not compute the same.
     """
@@ -218,19 +208,18 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
     config = config_on_disk(model)
     config.dtype = dtype
     config.save_pretrained(folder)
-    generation: GenerationConfig = model.generation_config
-    # Converters to other runtimes read the context length from here (whisper.cpp) and fail on null.
-    generation.max_length = generation.max_length or model.config.max_target_positions
-    try:
-        generation.save_pretrained(folder)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SottoError(f"{reason}; correct generation_config.json of the base") from error
+    generation = recognizer.family.generation_config()
+    if generation is not None:
+        try:
+            generation.save_pretrained(folder)
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise SottoError(f"{reason}; correct generation_config.json of the base") from error
     try:
         recognizer.processor.save_pretrained(folder)
     except Exception as error:  # tokenizers raises nothing narrower when the disk is full
         raise OSError(str(error)) from error
-    tied = {"proj_out.weight"} if config.tie_word_embeddings else set()
+    tied = set(model._tied_weights_keys or ()) if getattr(config, "tie_word_embeddings", False) else set()
     state = {key: value for key, value in model.state_dict().items() if key not in tied}
     state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     save_torch_state_dict(state, folder, metadata={"format": "pt"})
@@ -239,7 +228,7 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
 
 
 def config_on_disk(model: Any) -> Any:
-    """A plain WhisperConfig where transformers can express the shapes, else Sotto's with the record."""
+    """transformers' own config where it can express the shapes, else Sotto's with the record."""
     sizes = plain_sizes(structure_of(model), architecture_of(model.config), model.config)
     return sotto_config(model.config) if sizes is None else plain_config(model.config, sizes)
 
@@ -266,7 +255,7 @@ def verify(recognizer: Recognizer, folder: Path) -> None:
     """Raises SottoError unless the checkpoint in `folder` computes what the model in memory computes."""
     saved = load(folder, device=recognizer.model.device)
     dtype = DTYPES[str(load_config(folder).dtype).removeprefix("torch.")]
-    expected, found = (probe(model) for model in (recognizer.model, saved.model))
+    expected, found = (probe(each) for each in (recognizer, saved))
     difference = (expected - found).abs().max() / expected.abs().max().clamp(min=1e-6)
     if not difference <= TOLERANCE[dtype]:
         raise SottoError(
@@ -275,19 +264,11 @@ def verify(recognizer: Recognizer, folder: Path) -> None:
         )
 
 
-@torch.inference_mode()
-def probe(model: Any) -> torch.Tensor:
-    """Logits (float32) of a few tokens on one window of fixed noise: what two equal models agree on."""
-    was_training = model.training
-    model.eval()
-    config = model.config
-    frames = 2 * config.max_source_positions
-    noise = torch.randn(1, config.num_mel_bins, frames, generator=torch.Generator().manual_seed(0))
-    tokens = torch.arange(4)[None] % config.vocab_size
-    features = noise.to(model.device, model.dtype)
-    logits = model(input_features=features, decoder_input_ids=tokens.to(model.device), use_cache=False).logits
-    model.train(was_training)
-    return torch.as_tensor(logits.float())
+@torch.no_grad()
+def probe(recognizer: Recognizer) -> torch.Tensor:
+    """Outputs (float32) for fixed noise: what two equal models agree on."""
+    with evaluating(recognizer.model):
+        return recognizer.family.probe().float()
 
 
 def replace_folder(new: Path, folder: Path) -> None:

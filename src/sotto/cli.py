@@ -159,9 +159,9 @@ def evaluate(
 ) -> None:
     """Measure word and character error rates with 95 % intervals, and show the worst clips."""
     from sotto.data import DataConfig
+    from sotto.decoding import Decoding
     from sotto.evaluation import evaluate_models, evaluation_table, worst_table
     from sotto.text import get_normalizer
-    from sotto.transcription import Decoding
 
     decoding = Decoding(language=language, beams=beams, batch_size=batch)
     config = DataConfig(data, split=split, samples=samples)
@@ -213,7 +213,7 @@ def transcribe(
 ) -> None:
     """Write down what is said in audio files."""
     from sotto.configuration import parse
-    from sotto.transcription import Decoding
+    from sotto.decoding import Decoding
     from sotto.writing import transcribe_files
 
     settings = {"language": language, "task": task, "beams": beams, "batch_size": batch}

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from sotto.checkpoint import load
 from sotto.data import DataConfig, open_data
+from sotto.decoding import Decoding
 from sotto.measurement import evaluate, skipped_lines
 from sotto.metrics.errors import Comparison, ErrorReport, compare
 from sotto.metrics.speed import machine
 from sotto.report.formats import points, points_interval, rate, rate_interval
 from sotto.text import Normalizer
-from sotto.transcription import Decoding
 
 
 @dataclass(frozen=True)

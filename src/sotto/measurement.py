@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sotto.calibration import places, share
 from sotto.checkpoint import Recognizer
 from sotto.data import Clip, ClipSource
+from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
 from sotto.metrics.cost import bytes_on_disk, count_parameters, decoder_flops, encoder_flops, flops_by_module
@@ -20,29 +21,30 @@ from sotto.progress import track
 from sotto.report.numbers import LayerNumbers, ModelNumbers
 from sotto.surgery import get_linear, layer_path
 from sotto.text import Normalizer
-from sotto.transcription import Decoding, transcribe
+from sotto.transcription import transcribe
 
 TOKENS = 32  # decoder FLOPs and latency are given for a transcript of this length, or the longest the model can write
 
 
 def measure_cost(recognizer: Recognizer, name: str) -> ModelNumbers:
     """Parameters, FLOPs of one window and of one transcript, and bytes of the weights it was loaded from."""
-    model = recognizer.model
-    tokens = min(TOKENS, model.config.max_target_positions)
+    model, family = recognizer.model, recognizer.family
+    tokens = min(TOKENS, model.config.max_target_positions) if model.config.is_encoder_decoder else 0
     return ModelNumbers(
         name=name,
         parameters=count_parameters(model),
-        encoder_flops=encoder_flops(model),
+        encoder_flops=encoder_flops(model, family.window_frames),
         decoder_flops=decoder_flops(model, tokens),
         decoder_tokens=tokens,
         bytes_on_disk=bytes_on_disk(recognizer.folder) if recognizer.folder is not None else None,
         layers=tuple(layer_numbers(recognizer, tokens)),
+        window_seconds=family.window_seconds,
     )
 
 
 def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]:
     """Every linear of every layer."""
-    flops = flops_by_module(recognizer.model, tokens=tokens)
+    flops = flops_by_module(recognizer.model, recognizer.family.window_frames, tokens)
     for stack, index, linear in places(recognizer, [stack.name for stack in recognizer.architecture.stacks]):
         module = get_linear(recognizer.model, stack, index, linear)
         yield LayerNumbers(

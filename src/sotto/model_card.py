@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sotto.auto_classes import SottoWhisperConfig
 from sotto.checkpoint import Recognizer, config_on_disk
 from sotto.methods import methods
 from sotto.metrics.cost import count_parameters
@@ -46,4 +45,4 @@ The word error rate before and after, with its definition, is in the report of t
 
 def needs_sotto(recognizer: Recognizer) -> bool:
     """Whether plain transformers cannot open the checkpoint."""
-    return isinstance(config_on_disk(recognizer.model), SottoWhisperConfig)
+    return str(config_on_disk(recognizer.model).model_type).startswith("sotto_")

@@ -9,9 +9,9 @@ import yaml
 
 from sotto.configuration import parse, to_plain
 from sotto.data import DataConfig
+from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.methods import methods
-from sotto.transcription import Decoding
 
 
 @dataclass(frozen=True)

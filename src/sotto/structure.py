@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sotto.architectures import Architecture, Stack, StackDimensions, get_architecture
+from sotto.architectures import Architecture, Stack, StackDimensions, architecture_of, get_architecture
 from sotto.configuration import nearest, parse, to_plain
 from sotto.errors import SottoError
 
@@ -92,6 +92,9 @@ def from_json(values: Any) -> Structure:
 def check(structure: Structure, config: Any) -> None:
     """Raises SottoError where the record does not fit `config`, or asks for more than the base has."""
     architecture = get_architecture(structure.architecture)
+    own = architecture_of(config)
+    if architecture is not own:
+        raise SottoError(f"structure record: is of a {architecture.name}, but config.json is that of a {own.name}")
     known = [stack.name for stack in architecture.stacks]
     for name in structure.stacks:
         if name not in known:

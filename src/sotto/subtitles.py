@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sotto.transcription import Segment, Transcription
+from sotto.decoding import Segment, Transcription
 
 SHORTEST_MILLISECONDS = 20  # one step of Whisper's timestamps; players drop a cue that ends where it starts
 

@@ -6,6 +6,7 @@ record and the shapes never part.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sotto.architectures import Attention, FeedForward, Stack, architecture_of
+from sotto.architectures import Attention, FeedForward, Stack, architecture_of, set_setting
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear, ReducedAttention
 from sotto.structure import LayerStructure, Structure, check, dense_structure, from_json, to_json
@@ -66,20 +67,20 @@ def factor(
     record(model, stack, index, replace(layer, ranks={**layer.ranks, linear: rank}))
 
 
-def merge(model: nn.Module, stack: Stack, index: int, linear: str) -> None:
+def merge(model: Any, stack: Stack, index: int, linear: str) -> None:
     """Replace the two factors of a linear by their product, a plain linear that computes the same.
 
-    A key projection loses its bias, which the base has not either: it adds the same to all scores of a query, and
-    softmax does not see that.
+    The bias goes where the base has none and softmax does not see it: that of a key, or of a position, adds the same
+    to all scores of a query. Raises SottoError where the base has none and it is heard.
     """
     old = get_linear(model, stack, index, linear)
     assert isinstance(old, FactoredLinear)
-    has_bias = True
+    has_bias = stack.has_bias(linear, model.config)
+    if not has_bias and not any(linear in unheard_biases(attention) for attention in stack.attentions):
+        raise SottoError(f"{layer_path(stack, index, linear)}: the base has no bias for that of the factors; keep them")
     for attention in stack.attentions:
-        if linear in attention.projections:
-            if linear != attention.projections[3]:  # reduced attention needs no factors in its output
-                expand_attention(model, stack, index, attention)
-            has_bias = linear != attention.projections[1]
+        if linear in attention.inward:  # reduced attention needs no factors in its output
+            expand_attention(model, stack, index, attention)
     weight = old.weight
     new = nn.Linear(old.in_features, old.out_features, has_bias, device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
@@ -90,6 +91,11 @@ def merge(model: nn.Module, stack: Stack, index: int, linear: str) -> None:
     layer = structure_of(model).layer(stack.name, index)
     ranks = {name: rank for name, rank in layer.ranks.items() if name != linear}
     record(model, stack, index, replace(layer, ranks=ranks))
+
+
+def unheard_biases(attention: Attention) -> tuple[str, ...]:
+    """The projections whose bias adds the same to all scores of a query, which softmax does not see."""
+    return (attention.projections[1], *attention.inward[3:])
 
 
 def reduce_attention(model: nn.Module, stack: Stack, index: int, attention: Attention) -> None:
@@ -133,21 +139,39 @@ def expand_attention(model: Any, stack: Stack, index: int, attention: Attention)
 
 
 def keep_heads(model: Any, stack: Stack, index: int, attention: Attention, heads: Sequence[int]) -> None:
-    """Keep some heads of an attention, by their positions as the model now stands, and drop the others."""
-    module = model.get_submodule(layer_path(stack, index, attention.name))
-    check_positions(heads, module.num_heads, f"heads of {layer_path(stack, index, attention.name)}")
-    channels = [head * module.head_dim + channel for head in heads for channel in range(module.head_dim)]
-    query, key, value, output = (get_linear(model, stack, index, name) for name in attention.projections)
-    for projection in (query, key, value):
-        narrow_outputs(projection, channels)
+    """Keep some heads of an attention, by their positions as the model now stands, and drop the others.
+
+    Raises SottoError where transformers cannot compute the attention with fewer heads than its config says.
+    """
+    path = layer_path(stack, index, attention.name)
+    if attention.head_count is None:
+        raise SottoError(f"{path}: attention with rotary positions cannot lose heads; narrow its feed-forward networks")
+    module = model.get_submodule(path)
+    head_dim = stack.dimensions(model.config).head_dim
+    output = get_linear(model, stack, index, attention.projections[3])
+    check_positions(heads, output.in_features // head_dim, f"heads of {path}")
+    channels = [head * head_dim + channel for head in heads for channel in range(head_dim)]
+    for projection in attention.inward:
+        narrow_outputs(get_linear(model, stack, index, projection), channels)
     narrow_inputs(output, channels)
-    module.num_heads = len(heads)
+    for name in attention.head_biases:
+        bias = getattr(module, name)
+        kept_rows = torch.as_tensor(list(heads), device=bias.device)
+        setattr(module, name, nn.Parameter(bias.detach()[kept_rows], bias.requires_grad))
+    set_head_count(module, attention.head_count, len(heads))
     layer = structure_of(model).layer(stack.name, index)
     known = layer.heads.get(attention.name, range(stack.dimensions(model.config).heads))
     kept = tuple(known[head] for head in heads)
     record(model, stack, index, replace(layer, heads={**layer.heads, attention.name: kept}))
     if attention.name == "encoder_attn":
         renumber_alignment_heads(model, lambda at, head: (at, heads.index(head)) if head in heads else None, index)
+
+
+def set_head_count(module: Any, name: str, count: int) -> None:
+    """Tell an attention module its number of heads; one that reads it from the config gets a config of its own."""
+    if name.startswith("config."):
+        module.config = copy.deepcopy(module.config)
+    set_setting(module, name, count)
 
 
 def narrow_ffn(model: nn.Module, stack: Stack, index: int, ffn: FeedForward, neurons: Sequence[int]) -> None:
@@ -171,7 +195,7 @@ def keep_layers(model: Any, stack: Stack, layers: Sequence[int]) -> None:
             module = layer.get_submodule(attention.name)
             if getattr(module, "layer_idx", None) is not None:
                 module.layer_idx = position  # the key-value cache is indexed by it
-    setattr(model.config, stack.layer_count, len(layers))
+    set_setting(model.config, stack.layer_count, len(layers))
     kept = [structure.stacks[stack.name].layers[index] for index in layers]
     model.config.sotto = to_json(structure.with_layers(stack.name, kept))
     if stack.name == "decoder":

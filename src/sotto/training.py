@@ -22,12 +22,13 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, Example, WhisperCollator
+from sotto.families.whisper_transcription import NoTimestamps, generation_settings, timestamp_begin
 from sotto.metrics.errors import measure_errors
 from sotto.objectives import Objective
 from sotto.text import Normalizer
-from sotto.transcription import Decoding, NoTimestamps, generation_settings, timestamp_begin
 
 WEIGHTS = "model.safetensors"
 

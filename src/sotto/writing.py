@@ -9,9 +9,10 @@ from pathlib import Path
 from sotto.checkpoint import load
 from sotto.configuration import nearest
 from sotto.data import Clip, DataConfig, open_data
+from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
 from sotto.subtitles import to_json, to_srt, to_vtt
-from sotto.transcription import Decoding, Transcription, transcribe
+from sotto.transcription import transcribe
 
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from sotto.calibration import features_of
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource, windows
 from sotto.methods import LowRank
 from sotto.methods.low_rank import apply_low_rank
 from sotto.methods.method import StepContext
 from sotto.new_model import NewWhisper, new_model, new_processor
+from whisper_windows import features_of
 
 MakeRecognizer = Callable[..., Recognizer]
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_whisper import MakeRecognizer, apply, each_window
+from transformers import WhisperConfig
 
-from sotto.calibration import own_transcript
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.methods import ranks
@@ -20,6 +20,7 @@ def saying(*rows: list[float]) -> Recognizer:
     def model(input_features: torch.Tensor, decoder_input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
         return SimpleNamespace(logits=logits[None])
 
+    model.config = WhisperConfig()  # type: ignore[attr-defined]
     return Recognizer(model, None)
 
 
@@ -27,7 +28,7 @@ def test_the_divergence_is_the_mean_over_tokens() -> None:
     original = saying([0.5, 0.5], [0.9, 0.1])
     moved = saying([0.25, 0.75], [0.9, 0.1])
     expected = (0.5 * torch.log(torch.tensor(2.0)) + 0.5 * torch.log(torch.tensor(2 / 3))) / 2
-    window = (torch.zeros(1, 2, 4), torch.zeros(1, 2))
+    window = {"input_features": torch.zeros(1, 2, 4), "decoder_input_ids": torch.zeros(1, 2)}
     assert divergence(moved, original, [window, window]) == pytest.approx(expected.item(), rel=1e-6)
     assert divergence(original, original, [window]) == 0.0
     assert divergence(original, original, []) == 0.0
@@ -37,7 +38,8 @@ def test_the_divergence_of_models_grows_with_what_is_taken_away(
     make_recognizer: MakeRecognizer, clips: ClipSource
 ) -> None:
     base = make_recognizer()
-    transcripts = [(window, own_transcript(base, window)) for window in each_window(base, clips).split(1)]
+    windows = each_window(base, clips).split(1)
+    transcripts = [base.family.with_transcript({"input_features": window}) for window in windows]
     assert divergence(base.copy(), base, transcripts) == pytest.approx(0.0, abs=1e-9)
     found = []
     for parameters in (0.9, 0.7, 0.4):

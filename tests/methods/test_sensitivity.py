@@ -7,13 +7,15 @@ import torch
 from small_whisper import MakeRecognizer, each_window
 from torch import nn
 
-from sotto.calibration import Place, calibrate, own_transcript, places
+from sotto.calibration import Place, calibrate, places
 from sotto.checkpoint import Recognizer
 from sotto.data import Clip, ClipSource
+from sotto.families.whisper import Whisper
 from sotto.low_rank_math import Principal
 from sotto.methods import sensitivity
 from sotto.methods.sensitivity import direction_sensitivities
 from sotto.surgery import get_linear
+from whisper_windows import own_transcript
 
 STACKS = ("encoder", "decoder")
 
@@ -89,7 +91,7 @@ def test_they_foretell_what_a_small_error_does(
     with torch.no_grad():
         tokens = own_transcript(recognizer, features)
     monkeypatch.setattr(sensitivity, "WINDOWS", draws)
-    monkeypatch.setattr(sensitivity, "own_transcript", lambda *_: tokens)
+    monkeypatch.setattr(Whisper, "with_transcript", lambda _, inputs, __: {**inputs, "decoder_input_ids": tokens})
     linear = linear_at(recognizer, place)
     width = linear.out_features
     identity = Principal(torch.zeros(width), torch.ones(width).double(), torch.eye(width))

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from small_whisper import MakeRecognizer, apply, difference, each_window, encoded
 
-from sotto.calibration import own_transcript
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.methods.sequential import fit_layer, side_by_side
 from sotto.surgery import get_linear
+from whisper_windows import own_transcript
 
 LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.out_proj", "fc1", "fc2")
 

@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from sotto.architectures.table import Architecture, Attention, FeedForward, Stack, StackDimensions
+from sotto.architectures.conformer import PARAKEET, WAV2VEC2_CONFORMER, WAV2VEC2_CONFORMER_ROTARY
+from sotto.architectures.table import (
+    Architecture,
+    Attention,
+    Convolution,
+    FeedForward,
+    Stack,
+    StackDimensions,
+    get_setting,
+    set_setting,
+)
 from sotto.architectures.whisper import WHISPER
 from sotto.configuration import nearest
 from sotto.errors import SottoError
@@ -11,14 +21,17 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "Attention",
+    "Convolution",
     "FeedForward",
     "Stack",
     "StackDimensions",
     "architecture_of",
     "get_architecture",
+    "get_setting",
+    "set_setting",
 ]
 
-ARCHITECTURES = (WHISPER,)
+ARCHITECTURES = (WHISPER, PARAKEET, WAV2VEC2_CONFORMER, WAV2VEC2_CONFORMER_ROTARY)
 
 
 def get_architecture(name: str) -> Architecture:
@@ -30,9 +43,17 @@ def get_architecture(name: str) -> Architecture:
 
 
 def architecture_of(config: Any) -> Architecture:
-    """The family of a checkpoint's config. Raises SottoError where Sotto does not know it."""
-    for architecture in ARCHITECTURES:
-        if type(config).model_type in architecture.model_types:
+    """The family of a checkpoint's config. Raises SottoError where Sotto does not know it, or not in these settings."""
+    kind = type(config).model_type
+    candidates = [architecture for architecture in ARCHITECTURES if kind in architecture.model_types]
+    if not candidates:
+        known = ", ".join(dict.fromkeys(architecture.model_types[0] for architecture in ARCHITECTURES))
+        raise SottoError(f"a checkpoint of type '{kind}' is not supported; Sotto knows {known}")
+    for architecture in candidates:
+        if all(get_setting(config, name) == value for name, value in architecture.settings.items()):
             return architecture
-    known = ", ".join(architecture.name for architecture in ARCHITECTURES)
-    raise SottoError(f"a checkpoint of type '{type(config).model_type}' is not supported; Sotto knows {known}")
+    refused = ", ".join(f"{name} {get_setting(config, name)!r}" for name in candidates[0].settings)
+    known = "; ".join(
+        ", ".join(f"{name} {value!r}" for name, value in architecture.settings.items()) for architecture in candidates
+    )
+    raise SottoError(f"a checkpoint of type '{kind}' with {refused} is not supported; Sotto knows it with {known}")

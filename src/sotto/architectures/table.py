@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sotto.configuration import nearest
@@ -12,7 +12,7 @@ from sotto.errors import SottoError
 
 @dataclass(frozen=True)
 class Attention:
-    """An attention module of a layer, and its projections: names relative to the layer and to the module."""
+    """An attention module of a layer: names relative to the layer (`name`) and to the module (all others)."""
 
     name: str
     module_type: type
@@ -20,13 +20,40 @@ class Attention:
     key: str = "k_proj"
     value: str = "v_proj"
     output: str = "out_proj"
+    position: str | None = None
+    """projection of the relative positions, where there is one"""
+    head_biases: tuple[str, ...] = ()
+    """parameters (heads, head dimension) that are added to the queries"""
+    head_count: str | None = "num_heads"
+    """where the module reads its number of heads; None where it cannot have fewer than its config says"""
+    same_input: tuple[str, ...] = ("query", "key", "value")
+    """the projections that hear one and the same input"""
     reducible: bool = False
-    """sees the whole window at once, without mask or cache: can be computed in the reduced dimension"""
+    """sees the whole window at once, without mask, cache or relative positions: can be computed in the reduced
+    dimension"""
 
     @property
-    def projections(self) -> tuple[str, ...]:
+    def projections(self) -> tuple[str, str, str, str]:
         """Paths of query, key, value and output projection, relative to the layer."""
-        return tuple(f"{self.name}.{part}" for part in (self.query, self.key, self.value, self.output))
+        return self.path(self.query), self.path(self.key), self.path(self.value), self.path(self.output)
+
+    @property
+    def inward(self) -> tuple[str, ...]:
+        """Paths of the projections whose outputs are cut into heads, those of the positions included."""
+        return self.projections[:3] + ((self.path(self.position),) if self.position else ())
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Paths of all projections, in the order of computation."""
+        return (*self.inward, self.projections[3])
+
+    @property
+    def sharing_input(self) -> tuple[str, ...]:
+        """Paths of the projections that hear one and the same input."""
+        return tuple(self.path(getattr(self, part)) for part in self.same_input)
+
+    def path(self, part: str) -> str:
+        return f"{self.name}.{part}"
 
 
 @dataclass(frozen=True)
@@ -36,6 +63,32 @@ class FeedForward:
     name: str
     up: str
     down: str
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        return self.up, self.down
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """The convolution module of a Conformer layer: names relative to the layer (`name`) and to the module.
+
+    A pointwise convolution into two halves, of which GLU makes one; a depthwise one; a norm over its channels; an
+    activation; a pointwise convolution out of them.
+    """
+
+    name: str
+    pointwise_in: str
+    depthwise: str
+    norm: str
+    pointwise_out: str
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        return ()
+
+
+LayerModule = Attention | FeedForward | Convolution
 
 
 @dataclass(frozen=True)
@@ -54,29 +107,45 @@ class StackDimensions:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack of layers (encoder or decoder): where it is, what each layer has, and its sizes' names in the config."""
+    """A stack of layers (encoder or decoder): where it is, what each layer has, and its settings' names in the config.
+
+    `modules` are in the order of computation. A setting's name may be a path: `encoder_config.hidden_size`.
+    """
 
     name: str
-    module: str
     layers: str
-    attentions: tuple[Attention, ...]
-    feed_forwards: tuple[FeedForward, ...]
+    modules: tuple[LayerModule, ...]
     layer_count: str
     width: str
     heads: str
     ffn: str
+    positions: str | None = None
+    """how many positions the stack always sees; None where that depends on the audio"""
+    bias: str | None = None
+    """whether linears have a bias; None where all have one but for those in `without_bias`"""
+    without_bias: tuple[str, ...] = ()
+    """linears (paths within the layer) that never have one"""
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        return tuple(module for module in self.modules if isinstance(module, Attention))
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForward, ...]:
+        return tuple(module for module in self.modules if isinstance(module, FeedForward))
+
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        return tuple(module for module in self.modules if isinstance(module, Convolution))
 
     def dimensions(self, config: Any) -> StackDimensions:
         names = (self.layer_count, self.width, self.heads, self.ffn)
-        return StackDimensions(*(int(getattr(config, name)) for name in names))
+        return StackDimensions(*(int(get_setting(config, name)) for name in names))
 
     def linears(self) -> Iterator[str]:
         """Paths of all linears of a layer, in the order of computation, relative to the layer."""
-        for attention in self.attentions:
-            yield from attention.projections
-        for feed_forward in self.feed_forwards:
-            yield feed_forward.up
-            yield feed_forward.down
+        for module in self.modules:
+            yield from module.linears
 
     def linear_shape(self, linear: str, dimensions: StackDimensions) -> tuple[int, int]:
         """(inputs, outputs) of a linear in the base."""
@@ -87,14 +156,22 @@ class Stack:
                 return dimensions.ffn, dimensions.width
         return dimensions.width, dimensions.width
 
+    def has_bias(self, linear: str, config: Any) -> bool:
+        """Whether a linear of the base has a bias."""
+        return linear not in self.without_bias and (self.bias is None or bool(get_setting(config, self.bias)))
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model family. `model_types` are the names it has in config.json."""
+    """One model family. `model_types` are the names it has in config.json, transformers' own first."""
 
     name: str
-    model_types: tuple[str, ...]
+    model_types: tuple[str, str]
     stacks: tuple[Stack, ...]
+    activation: str
+    """name in the config of the activation, under which Sotto's checkpoints are marked"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """entries of the config that must have these values"""
 
     def stack(self, name: str) -> Stack:
         """Raises SottoError where there is no such stack."""
@@ -102,3 +179,15 @@ class Architecture:
             if stack.name == name:
                 return stack
         raise SottoError(f"{self.name} has no stack '{name}'{nearest(name, [stack.name for stack in self.stacks])}")
+
+
+def get_setting(config: Any, path: str) -> Any:
+    """An entry of a config; the path leads through the configs inside of it."""
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def set_setting(config: Any, path: str, value: Any) -> None:
+    *inner, name = path.split(".")
+    setattr(get_setting(config, ".".join(inner)) if inner else config, name, value)

@@ -12,28 +12,29 @@ WHISPER = Architecture(
     stacks=(
         Stack(
             name="encoder",
-            module="model.encoder",
             layers="model.encoder.layers",
-            attentions=(Attention("self_attn", WhisperAttention, reducible=True),),
-            feed_forwards=(FEED_FORWARD,),
+            modules=(Attention("self_attn", WhisperAttention, reducible=True), FEED_FORWARD),
             layer_count="encoder_layers",
             width="d_model",
             heads="encoder_attention_heads",
             ffn="encoder_ffn_dim",
+            positions="max_source_positions",
+            without_bias=("self_attn.k_proj",),
         ),
         Stack(
             name="decoder",
-            module="model.decoder",
             layers="model.decoder.layers",
-            attentions=(
+            modules=(
                 Attention("self_attn", WhisperAttention),
-                Attention("encoder_attn", WhisperAttention),
+                Attention("encoder_attn", WhisperAttention, same_input=("key", "value")),
+                FEED_FORWARD,
             ),
-            feed_forwards=(FEED_FORWARD,),
             layer_count="decoder_layers",
             width="d_model",
             heads="decoder_attention_heads",
             ffn="decoder_ffn_dim",
+            without_bias=("self_attn.k_proj", "encoder_attn.k_proj"),
         ),
     ),
+    activation="activation_function",
 )

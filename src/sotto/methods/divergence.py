@@ -8,22 +8,18 @@ import torch
 from torch import nn
 
 from sotto.checkpoint import Recognizer
+from sotto.families import Inputs
 
 
-@torch.inference_mode()
-def divergence(
-    recognizer: Recognizer, original: Recognizer, transcripts: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> float:
-    """Mean Kullback-Leibler divergence of the token distributions from the original's, in nats a token.
+@torch.no_grad()
+def divergence(recognizer: Recognizer, original: Recognizer, transcripts: Sequence[Inputs]) -> float:
+    """Mean Kullback-Leibler divergence of the distributions from the original's, in nats a decision (token or frame).
 
-    `transcripts` holds windows of features (1, mel bins, frames) and the tokens (1, tokens) that the original wrote.
+    `transcripts` holds inputs for one window each, with the original's transcript where decisions depend on one.
     """
     total, count = 0.0, 0
-    for features, tokens in transcripts:
-        expected, found = (
-            each.model(input_features=features, decoder_input_ids=tokens, use_cache=False).logits[0].float()
-            for each in (original, recognizer)
-        )
+    for inputs in transcripts:
+        expected, found = (each.family.logits(inputs).float() for each in (original, recognizer))
         total += nn.functional.kl_div(
             found.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="sum"
         ).item()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sotto.architectures import Stack
+from sotto.architectures import Stack, get_setting
 from sotto.calibration import Place, weight_and_bias
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
@@ -73,11 +73,12 @@ def expand_attentions(recognizer: Recognizer, stacks: Sequence[str]) -> None:
 def reduce_where_cheaper(recognizer: Recognizer, config: LowRank) -> int:
     """Compute attention in the reduced dimension in every layer where that costs fewer FLOPs; how many those are."""
     count = 0
-    positions = recognizer.model.config.max_source_positions
     for name in config.stacks:
         stack = recognizer.architecture.stack(name)
-        for index in range(len(recognizer.model.get_submodule(stack.layers))):
-            count += sum(reduce_layer(recognizer, stack, index, positions))
+        if stack.positions is not None:
+            positions = get_setting(recognizer.model.config, stack.positions)
+            for index in range(len(recognizer.model.get_submodule(stack.layers))):
+                count += sum(reduce_layer(recognizer, stack, index, positions))
     return count
 
 

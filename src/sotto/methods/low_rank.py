@@ -24,9 +24,10 @@ def apply_low_rank(recognizer: Recognizer, config: LowRank, context: StepContext
     else:
         factor_at_once(recognizer, config, ranks, principals)
     reduced = reduce_where_cheaper(recognizer, config) if config.reduced_attention else 0
+    reducible = any(attention.reducible for stack in recognizer.architecture.stacks for attention in stack.attentions)
     whole = len(principals) - len(ranks)
     return [
         f"{len(ranks)} linears factored, {whole} left whole",
-        f"attention of {reduced} layers computed in the reduced dimension",
+        *([f"attention of {reduced} layers computed in the reduced dimension"] if reducible else []),
         *([reason] if reason else []),
     ]

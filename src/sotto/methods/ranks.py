@@ -8,7 +8,7 @@ from itertools import islice
 
 import torch
 
-from sotto.calibration import Place, feature_windows, own_transcript
+from sotto.calibration import Place, window_inputs
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.errors import SottoError
@@ -17,8 +17,9 @@ from sotto.methods.divergence import divergence
 from sotto.methods.factoring import factor_at_once, linear_at, weights_of
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.sensitivity import direction_sensitivities, spread
-from sotto.metrics.cost import count_parameters, encoder_flops
+from sotto.metrics.cost import count_parameters, encoder_flops, flops_by_module
 from sotto.progress import track
+from sotto.surgery import layer_path
 
 COMPARED_WINDOWS = 16  # choices of ranks are held against each other on the same windows, so few of them tell
 
@@ -47,7 +48,8 @@ def choose_ranks(
     found = divergences(recognizer, config, candidates, principals, clips)
     best = min(found, key=lambda name: found[name])
     measured = ", ".join(f"{name} {nats:.4f}" for name, nats in found.items())
-    return candidates[best], f"ranks weighted by {best}; divergence from the base in nats a token: {measured}"
+    unit = f"nats a {recognizer.family.decision}"
+    return candidates[best], f"ranks weighted by {best}; divergence from the base in {unit}: {measured}"
 
 
 def divergences(
@@ -58,8 +60,9 @@ def divergences(
     clips: ClipSource,
 ) -> dict[str, float]:
     """How far each choice of ranks would move the model, measured on some of the calibration windows."""
-    windows = islice(feature_windows(recognizer, spread(clips)), COMPARED_WINDOWS)
-    transcripts = [(features, own_transcript(recognizer, features)) for features in track(windows, "comparing ranks")]
+    windows = track(islice(window_inputs(recognizer, spread(clips)), COMPARED_WINDOWS), "comparing ranks")
+    with torch.no_grad():
+        transcripts = [recognizer.family.with_transcript(inputs, recognizer.language) for inputs in windows]
     found = {}
     for name, ranks in candidates.items():
         tried = recognizer.copy()
@@ -82,7 +85,7 @@ def ranks_by_threshold(
     ranks = {}
     for place, principal in principals.items():
         stack = recognizer.architecture.stack(place[0])
-        in_attention = any(place[2] in module.projections for module in stack.attentions)
+        in_attention = any(place[2] in attention.linears for attention in stack.attentions)
         threshold = attention if in_attention else mlp
         rank = rank_by_energy(principal.energies, threshold, config.rank_multiple, config.outlier_share)
         linear = linear_at(recognizer, place)
@@ -96,22 +99,23 @@ def ranks_by_budget(recognizer: Recognizer, config: LowRank, errors: Mapping[Pla
 
     `errors[place][i]` is what dropping direction i costs. Raises SottoError where no ranks meet the budget.
     """
-    share, total, per_weight, fixed = budget_of(recognizer, config, errors)
+    share, total, per_weight = budget_of(recognizer, config, errors)
     choices: list[list[int | None]] = []
     curves: list[Curve] = []
     for place, energies in errors.items():
         linear = linear_at(recognizer, place)
-        whole = per_weight * weights_of(linear)
+        whole = per_weight[place] * weights_of(linear)
         new_bias = linear.out_features if linear.bias is None and config.parameters is not None else 0
         ranks, costs = [], []
         for rank in range(config.rank_multiple, len(energies) + 1, config.rank_multiple):
-            cost = per_weight * rank * (linear.in_features + linear.out_features) + new_bias
+            cost = per_weight[place] * rank * (linear.in_features + linear.out_features) + new_bias
             if cost < whole:
                 ranks.append(rank)
                 costs.append(cost)
         lost = (energies.sum() - torch.cumsum(energies, 0)).clamp(min=0.0).tolist()
         choices.append([*ranks, None])
         curves.append(Curve((*costs, whole), (*(lost[rank - 1] for rank in ranks), 0.0)))
+    fixed = total - sum(curve.costs[-1] for curve in curves)  # what low rank cannot change
     chosen = allocate(curves, share * total - fixed)
     if chosen is None:
         least = math.ceil(100 * (fixed + sum(curve.costs[0] for curve in curves)) / total) / 100
@@ -122,13 +126,17 @@ def ranks_by_budget(recognizer: Recognizer, config: LowRank, errors: Mapping[Pla
 
 def budget_of(
     recognizer: Recognizer, config: LowRank, errors: Mapping[Place, torch.Tensor]
-) -> tuple[float, float, float, float]:
-    """(share to be left, the encoder's total, cost of one weight of a linear, what low rank cannot change)."""
-    weights = sum(weights_of(linear_at(recognizer, place)) for place in errors)
+) -> tuple[float, float, dict[Place, float]]:
+    """(share to be left, the encoder's total, cost of one weight of each linear)."""
+    model = recognizer.model
     if config.parameters is not None:
-        total = float(count_parameters(recognizer.model).encoder)
-        return config.parameters, total, 1.0, total - weights
+        return config.parameters, float(count_parameters(model).encoder), dict.fromkeys(errors, 1.0)
     assert config.flops is not None
-    total = float(encoder_flops(recognizer.model))
-    per_weight = 2.0 * recognizer.model.config.max_source_positions
-    return config.flops, total, per_weight, total - per_weight * weights
+    frames = recognizer.family.window_frames
+    flops = flops_by_module(model, frames, tokens=1)
+    per_weight = {}
+    for place in errors:
+        stack, index, linear = place
+        path = layer_path(recognizer.architecture.stack(stack), index, linear)
+        per_weight[place] = flops[path] / weights_of(linear_at(recognizer, place))
+    return config.flops, float(encoder_flops(model, frames)), per_weight

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from sotto.calibration import Place, feature_windows, listening, own_transcript
+from sotto.calibration import Place, listening, window_inputs
 from sotto.checkpoint import Recognizer
 from sotto.data import Clip, ClipSource
+from sotto.families import Inputs
 from sotto.low_rank_math import Principal
 from sotto.progress import track
 from sotto.surgery import get_linear
@@ -25,9 +26,10 @@ def direction_sensitivities(
 ) -> dict[Place, torch.Tensor]:
     """For each linear and each principal direction u: the mean over frames of (u^T dL/dy)^2, (directions,) float64.
 
-    L is the negative log-likelihood of tokens drawn from the model's own distribution, given its own transcript before
-    them: the mean of squared gradients is then the Fisher information, and a small error e in the outputs y raises the
-    Kullback-Leibler divergence to the original by one half of e^T F e. No transcripts are needed.
+    L is the negative log-likelihood of labels drawn from the model's own distributions: of each token, given its own
+    transcript before it, or of each frame. The mean of squared gradients is then the Fisher information, and a small
+    error e in the outputs y raises the Kullback-Leibler divergence to the original by one half of e^T F e. No
+    transcripts are needed.
     """
     listeners = [
         GradientListener(
@@ -39,8 +41,8 @@ def direction_sensitivities(
     ]
     generator = torch.Generator().manual_seed(0)
     with frozen(recognizer.model):
-        for features in track(islice(feature_windows(recognizer, clips), WINDOWS), "sensitivity"):
-            backward(recognizer, features, generator, listeners)
+        for inputs in track(islice(window_inputs(recognizer, clips), WINDOWS), "sensitivity"):
+            backward(recognizer, inputs, generator, listeners)
     return {place: listener.mean() for place, listener in zip(principals, listeners, strict=True)}
 
 
@@ -85,6 +87,8 @@ class GradientListener:
         return self.module.register_forward_hook(lambda _, __, output: self.listen(output))
 
     def listen(self, output: torch.Tensor) -> None:
+        if not output.requires_grad:  # positions do not come from the audio
+            output.requires_grad_()
         output.register_hook(self.add)
 
     def add(self, gradient: torch.Tensor) -> None:
@@ -98,17 +102,14 @@ class GradientListener:
 
 
 def backward(
-    recognizer: Recognizer,
-    features: torch.Tensor,
-    generator: torch.Generator,
-    listeners: Sequence[GradientListener],
+    recognizer: Recognizer, inputs: Inputs, generator: torch.Generator, listeners: Sequence[GradientListener]
 ) -> None:
-    """Gradients of the log-likelihood of one drawn transcript of a window."""
-    model = recognizer.model
+    """Gradients of the log-likelihood of one draw from the distributions of a window."""
+    family = recognizer.family
     with torch.no_grad():
-        tokens = own_transcript(recognizer, features)
+        inputs = family.with_transcript(inputs, recognizer.language)
     with listening(listeners):
-        inputs = features.detach().clone().requires_grad_()
-        logits = model(input_features=inputs, decoder_input_ids=tokens, use_cache=False).logits[0].float()
+        audio = recognizer.model.main_input_name
+        logits = family.logits({**inputs, audio: inputs[audio].detach().clone().requires_grad_()}).float()
     drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0].to(logits.device)
     nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed
 
-from sotto.architectures import Stack
-from sotto.calibration import feature_windows, own_transcript, share, weight_and_bias
+from sotto.architectures import Attention, Stack
+from sotto.calibration import share, weight_and_bias, window_inputs
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
+from sotto.families import Inputs
 from sotto.low_rank_math import Regression, regression
 from sotto.moments import Moments
 from sotto.progress import track
@@ -23,13 +24,12 @@ def side_by_side(stack: Stack) -> Iterator[tuple[str, ...]]:
     A group is fitted at a time: fitted to inputs from before its neighbours changed, a linear would amplify what they
     then do to the directions in which its inputs hardly varied.
     """
-    for attention in stack.attentions:
-        *inward, output = attention.projections
-        yield tuple(inward)
-        yield (output,)
-    for feed_forward in stack.feed_forwards:
-        yield (feed_forward.up,)
-        yield (feed_forward.down,)
+    for module in stack.modules:
+        if isinstance(module, Attention):
+            yield module.inward
+            yield module.linears[-1:]
+        else:
+            yield from ((linear,) for linear in module.linears)
 
 
 class Heard:
@@ -54,7 +54,7 @@ class Heard:
             handle.remove()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fit_layer(
     recognizer: Recognizer,
     original: Recognizer,
@@ -75,9 +75,9 @@ def fit_layer(
     }
     now, before = Heard(recognizer, stack, index, linears), Heard(original, stack, index, linears)
     try:
-        batches = feature_windows(recognizer, share(clips))
-        for features in track(batches, f"{stack.name} layer {index}"):
-            run_both(recognizer, original, stack, features)
+        batches = window_inputs(recognizer, share(clips))
+        for inputs in track(batches, f"{stack.name} layer {index}"):
+            run_both(recognizer, original, stack, inputs)
             for linear in linears:
                 rows = torch.cat((now.inputs[linear], before.outputs[linear]), -1)
                 joint[linear].add(rows)
@@ -87,14 +87,14 @@ def fit_layer(
     return {linear: fit(joint[linear], recognizer, stack, index, linear, ridge) for linear in linears}
 
 
-def run_both(recognizer: Recognizer, original: Recognizer, stack: Stack, features: torch.Tensor) -> None:
+def run_both(recognizer: Recognizer, original: Recognizer, stack: Stack, inputs: Inputs) -> None:
     if stack.name == "encoder":
         for each in (recognizer, original):
-            each.model.get_encoder()(features)
+            each.family.encode(inputs)
         return
-    tokens = own_transcript(original, features)
+    inputs = original.family.with_transcript(inputs, original.language)
     for each in (recognizer, original):
-        each.model(input_features=features, decoder_input_ids=tokens, use_cache=False)
+        each.family.logits(inputs)
 
 
 def fit(moments: Moments, recognizer: Recognizer, stack: Stack, index: int, linear: str, ridge: float) -> Regression:

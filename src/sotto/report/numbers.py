@@ -45,6 +45,8 @@ class ModelNumbers:
     """resident bytes while transcribing"""
     seconds: float = 0.0
     """how long the step took"""
+    window_seconds: float | None = None
+    """length of audio that the FLOPs are of"""
 
 
 @dataclass(frozen=True)

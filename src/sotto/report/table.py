@@ -298,18 +298,22 @@ def legend(numbers: RunNumbers) -> str:
     base, _ = ends(numbers)
     lines = [PARENTHESES]
     lines += [f"WER and CER of the corpus: {basis}; {numbers.decoding}." for basis in error_basis(numbers)]
-    lines += [flops_basis(base)]
+    lines += [f"FLOPs: {flops_basis(base)}."]
     lines += [f"Latency: {basis}." for basis in speed_basis(numbers)]
     return "\n".join(lines)
 
 
 def flops_basis(model: ModelNumbers) -> str:
-    return f"FLOPs: the encoder's of one window, the decoder's of {model.decoder_tokens} tokens."
+    """What audio and how many tokens the FLOPs are of."""
+    window = "one window" if model.window_seconds is None else f"one window of {model.window_seconds:g} s"
+    if model.decoder_tokens == 0:
+        return f"of {window}, though the model takes audio of any length"
+    return f"the encoder's of {window}, the decoder's of {model.decoder_tokens} tokens"
 
 
 def layer_table(model: ModelNumbers) -> Table:
     """Every linear of a model, stack by stack, and all that is none of them."""
-    shown = framed(model.name, flops_basis(model))
+    shown = framed(model.name, f"FLOPs: {flops_basis(model)}.")
     shown.add_column("Layer")
     shown.add_column("Linear", overflow="fold")
     for heading in ("Shape", "Rank", "Parameters", "FLOPs", "Share"):

@@ -1,0 +1,145 @@
+"""Encoders with a CTC head: audio of any length, and a label for every frame."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig
+
+from sotto.data import Clip
+from sotto.decoding import Decoding, Segment, Transcription
+from sotto.errors import SottoError
+from sotto.families.family import Family, Inputs, batches, evaluating
+from sotto.families.frames import Piece, pieces, text_of, tokens_of, words_of
+
+WINDOW_SECONDS = 10.0  # about the length of what is said in one breath; the models have no window of their own
+LONGEST_SECONDS = 30.0  # attention grows with the square of the length, and models have seldom heard longer clips
+SHORTEST_SECONDS = 0.1  # on much less, statistics of the features and convolutions without padding break down
+
+
+@dataclass(frozen=True)
+class Ctc(Family):
+    """Decides on every frame by itself, so that nothing has to be transcribed before."""
+
+    decision: ClassVar[str] = "frame"
+
+    @property
+    def window_seconds(self) -> float:
+        return WINDOW_SECONDS
+
+    @property
+    def longest_seconds(self) -> float:
+        return LONGEST_SECONDS
+
+    @property
+    def window_frames(self) -> int:
+        silence = np.zeros(round(WINDOW_SECONDS * self.sampling_rate), dtype=np.float32)
+        return self.inputs([silence])[self.model.main_input_name].shape[1]
+
+    @property
+    @abstractmethod
+    def samples_per_frame(self) -> int:
+        """Samples from one frame of the output to the next."""
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether a clip's output is the same beside longer ones."""
+        return True
+
+    @property
+    def blank(self) -> int:
+        """The label for no label, which CTC models have under the name of padding."""
+        return int(self.model.config.pad_token_id)
+
+    @abstractmethod
+    def frame_counts(self, inputs: Inputs) -> torch.Tensor:
+        """(batch,): frames of the output that are not padding."""
+
+    def inputs(self, audio: Sequence[NDArray[np.float32]]) -> Inputs:
+        """Features or samples (batch, length, ...), padded to the longest, with the attention mask (batch, length)."""
+        shortest = round(SHORTEST_SECONDS * self.sampling_rate)
+        padded = [np.pad(samples, (0, max(0, shortest - len(samples)))) for samples in audio]
+        found = self.processor.feature_extractor(
+            padded,
+            sampling_rate=self.sampling_rate,
+            padding="longest",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        return dict(found.to(self.model.device, dtype=self.model.dtype))
+
+    def run(self, inputs: Inputs) -> torch.Tensor:
+        """Scores (batch, frames, vocabulary), those of padding included."""
+        logits: torch.Tensor = self.model(**inputs).logits
+        return logits
+
+    def encode(self, inputs: Inputs) -> None:
+        self.run(inputs)
+
+    def with_transcript(self, inputs: Inputs, language: str | None = None) -> Inputs:
+        return inputs
+
+    def logits(self, inputs: Inputs) -> torch.Tensor:
+        scores = self.run(inputs)
+        frames = torch.arange(scores.shape[1], device=scores.device)
+        return scores[frames < self.frame_counts(inputs)[:, None]]
+
+    def probe(self) -> torch.Tensor:
+        """Scores of every frame of a second of noise."""
+        noise = np.random.default_rng(0).standard_normal(self.sampling_rate).astype(np.float32)
+        return self.logits(self.inputs([0.1 * noise]))
+
+    def generation_config(self) -> GenerationConfig | None:
+        return self.model.generation_config if self.model.can_generate() else None
+
+    def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
+        """Greedily: the best label of every frame. Clips of unequal length go in one batch, longer ones in pieces."""
+        if decoding.beams > 1:
+            raise SottoError("a CTC model has no beam search; leave out beams, or set them to 1")
+        if decoding.task == "translate":
+            raise SottoError("a CTC model cannot translate; leave out task: translate")
+        return self.stream(clips, decoding)
+
+    def stream(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
+        size = decoding.batch_size if self.takes_batches else 1
+        for batch in batches(clips, self.longest_seconds, size):
+            cut = [pieces(clip.audio, self.sampling_rate, self.samples_per_frame, LONGEST_SECONDS) for clip in batch]
+            labels = iter(self.labels([piece for of_clip in cut for piece in of_clip], size))
+            for clip, of_clip in zip(batch, cut, strict=True):
+                own = [label for _ in of_clip for label in next(labels)]
+                yield self.transcription(clip, own, decoding.timestamps)
+
+    @torch.no_grad()
+    def labels(self, audio: Sequence[Piece], size: int) -> list[list[int]]:
+        """The best label of every frame that is kept of each piece."""
+        found = []
+        with evaluating(self.model):
+            for start in range(0, len(audio), size):
+                group = audio[start : start + size]
+                inputs = self.inputs([piece.audio for piece in group])
+                best, counts = self.run(inputs).argmax(-1).tolist(), self.frame_counts(inputs).tolist()
+                for piece, own, count in zip(group, best, counts, strict=True):
+                    found.append(own[:count][piece.first : piece.end])
+        return found
+
+    def transcription(self, clip: Clip, labels: Sequence[int], timed: bool) -> Transcription:
+        tokenizer = self.processor.tokenizer
+        tokens = tokens_of(labels, self.blank)
+        words = words_of(tokenizer, tokens, self.samples_per_frame / self.sampling_rate) if timed else []
+        segments = [Segment(min(word.start, clip.seconds), min(word.end, clip.seconds), word.text) for word in words]
+        text = text_of(tokenizer, [token.label for token in tokens])
+        return Transcription(clip.name, text, clip.seconds, tuple(segments))
+
+
+def checked(processor: Any) -> Any:
+    """Where files are missing transformers makes up an empty tokenizer. Raises SottoError for one."""
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token_id is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise SottoError("the tokenizer is incomplete; copy its files from the checkpoint that it was made from")
+    return processor

@@ -1,0 +1,112 @@
+"""What a family of recognisers does in its own way: the one place where families differ, but for their tables."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig
+
+from sotto.data import Clip
+from sotto.decoding import Decoding, Transcription
+
+Inputs = dict[str, torch.Tensor]
+"""What a model is called with, by name."""
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """One model of a family, with its processor."""
+
+    model: Any
+    processor: Any
+
+    decision: ClassVar[str]
+    """what the model decides on, one after the other: a token, or a frame"""
+
+    @staticmethod
+    @abstractmethod
+    def load_processor(name: str | Path) -> Any:
+        """The processor of a checkpoint. Raises SottoError where it is incomplete."""
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    @abstractmethod
+    def window_seconds(self) -> float:
+        """Length of audio over which FLOPs and latency are given."""
+
+    @property
+    @abstractmethod
+    def longest_seconds(self) -> float:
+        """The most audio that goes through the model at once; longer clips are cut."""
+
+    @property
+    @abstractmethod
+    def window_frames(self) -> int | None:
+        """The window as `sotto.metrics.cost` counts it; None where the model has a window of its own."""
+
+    @abstractmethod
+    def inputs(self, audio: Sequence[NDArray[np.float32]]) -> Inputs:
+        """Model inputs, on the model's device, for stretches of audio of shape (samples,)."""
+
+    @abstractmethod
+    def encode(self, inputs: Inputs) -> None:
+        """Run the encoder alone."""
+
+    @abstractmethod
+    def with_transcript(self, inputs: Inputs, language: str | None = None) -> Inputs:
+        """Inputs for one window that also hold the model's own transcript, where its decisions depend on one."""
+
+    @abstractmethod
+    def logits(self, inputs: Inputs) -> torch.Tensor:
+        """Scores (decisions, vocabulary) of all that the model decides on, given `with_transcript`; no padding."""
+
+    @abstractmethod
+    def probe(self) -> torch.Tensor:
+        """Outputs for fixed noise: what two equal models agree on."""
+
+    @abstractmethod
+    def generation_config(self) -> GenerationConfig | None:
+        """The decoding settings that belong beside the weights, if there are any."""
+
+    @abstractmethod
+    def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
+        """Transcribe clips in the order given. Raises SottoError at once where the model cannot decode like this."""
+
+
+def batches(clips: Iterable[Clip], longest_seconds: float, size: int) -> Iterator[list[Clip]]:
+    """Neighbouring clips that go through at once, at most `size` together; longer ones alone."""
+    batch: list[Clip] = []
+    for clip in clips:
+        fits = clip.seconds <= longest_seconds
+        if batch and not fits:
+            yield batch
+            batch = []
+        batch.append(clip)
+        if len(batch) == size or not fits:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put the model in evaluation mode, and back in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,99 @@
+"""Whisper: a window of fixed length, and a decoder that writes tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig, WhisperProcessor
+
+from sotto.data import Clip
+from sotto.decoding import Decoding, Transcription
+from sotto.errors import SottoError
+from sotto.families.family import Family, Inputs
+from sotto.families.whisper_transcription import language_and_task, quiet_transformers, transcribe
+
+
+@dataclass(frozen=True)
+class Whisper(Family):
+    """Decides on one token after the other, given those before it."""
+
+    decision: ClassVar[str] = "token"
+
+    @staticmethod
+    def load_processor(name: str | Path) -> WhisperProcessor:
+        """Where files are missing transformers makes up an empty tokenizer, or one that forgets the language."""
+        processor = WhisperProcessor.from_pretrained(name)
+        lacks_settings = Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file()
+        if lacks_settings or processor.tokenizer.vocab_size < 256:  # one entry a byte
+            raise SottoError(
+                "the tokenizer is incomplete; copy tokenizer.json and tokenizer_config.json from the checkpoint that "
+                "it was made from"
+            )
+        return processor
+
+    @property
+    def window_seconds(self) -> float:
+        extractor = self.processor.feature_extractor
+        return float(extractor.n_samples / extractor.sampling_rate)
+
+    @property
+    def longest_seconds(self) -> float:
+        return self.window_seconds
+
+    @property
+    def window_frames(self) -> None:
+        return None
+
+    def inputs(self, audio: Sequence[NDArray[np.float32]]) -> Inputs:
+        """`input_features` (windows, mel bins, frames), padded to the window."""
+        extractor = self.processor.feature_extractor
+        features = extractor(list(audio), sampling_rate=self.sampling_rate, return_tensors="pt").input_features
+        return {"input_features": features.to(self.model.device, self.model.dtype)}
+
+    def encode(self, inputs: Inputs) -> None:
+        self.model.get_encoder()(inputs["input_features"])
+
+    def with_transcript(self, inputs: Inputs, language: str | None = None) -> Inputs:
+        """Adds `decoder_input_ids` (1, tokens), greedy: prompt and text, without the end token."""
+        with quiet_transformers():
+            found = self.model.generate(
+                inputs["input_features"],
+                **language_and_task(self.model.generation_config, Decoding(language=language)),
+                num_beams=1,
+                do_sample=False,
+                return_timestamps=False,
+                return_dict_in_generate=True,  # plain tokens would come without their prompt
+                force_unique_generate_call=True,
+                use_cache=True,
+            )
+        tokens = found.sequences
+        ended = bool(tokens[0, -1] == self.model.generation_config.eos_token_id)
+        return {**inputs, "decoder_input_ids": tokens[:, :-1] if ended else tokens}
+
+    def logits(self, inputs: Inputs) -> torch.Tensor:
+        logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        return logits.flatten(0, 1)
+
+    def probe(self) -> torch.Tensor:
+        """Logits of a few tokens on one window of noise."""
+        config = self.model.config
+        frames = 2 * config.max_source_positions
+        noise = torch.randn(1, config.num_mel_bins, frames, generator=torch.Generator().manual_seed(0))
+        tokens = torch.arange(4)[None] % config.vocab_size
+        features = noise.to(self.model.device, self.model.dtype)
+        return self.logits({"input_features": features, "decoder_input_ids": tokens.to(self.model.device)})
+
+    def generation_config(self) -> GenerationConfig:
+        """Converters to other runtimes read the context length from it (whisper.cpp) and fail on null."""
+        generation: GenerationConfig = self.model.generation_config
+        generation.max_length = generation.max_length or self.model.config.max_target_positions
+        return generation
+
+    def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
+        return transcribe(self, clips, decoding)
