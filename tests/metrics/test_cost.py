@@ -15,6 +15,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from conformers import make
 from sotto.errors import SottoError
 from sotto.metrics.cost import (
     Parameters,
@@ -294,6 +295,69 @@ def test_ctc_on_raw_audio() -> None:
     second = (first - 4) // 2 + 1
     assert counts["wav2vec2_conformer.feature_extractor.conv_layers.0.conv"] == 2 * first * 8 * 10
     assert counts["lm_head"] == 2 * second * 16 * 20
+
+
+def conformer_layer(positions: int, width: int, ffn: int, kernel: int, relative: bool) -> int:
+    """FLOPs of one layer, by hand."""
+    feed_forward = 2 * positions * width * ffn * 2
+    projections = 2 * positions * width * width * 4
+    products = 2 * positions * positions * width * 2  # scores, and scores times values
+    convolution = 2 * positions * (width * 2 * width + width * kernel + width * width)
+    distances = 2 * positions - 1
+    positional = 2 * distances * width * width + 2 * positions * distances * width if relative else 0
+    return 2 * feed_forward + projections + products + convolution + positional
+
+
+def test_a_parakeet_by_hand() -> None:
+    model = make("parakeet").model
+    counts = flops_by_module(model, frames=201)
+    # 201 frames of 16 bins become 101 x 8, 51 x 4 and 26 x 2
+    subsampling = 2 * (101 * 8 * 8 * 9 + 51 * 4 * (8 * 9 + 8 * 8) + 26 * 2 * (8 * 9 + 8 * 8) + 26 * 8 * 2 * 16)
+    assert counts["encoder.subsampling"] == subsampling
+    layer = conformer_layer(26, width=16, ffn=24, kernel=5, relative=True)
+    assert counts["encoder.layers.0"] == counts["encoder.layers.1"] == layer
+    assert counts["encoder.layers.0.feed_forward1.linear1"] == 2 * 26 * 16 * 24
+    assert counts["encoder.layers.0.self_attn.relative_k_proj"] == 2 * 51 * 16 * 16
+    assert counts["encoder.layers.0.conv.depthwise_conv"] == 2 * 26 * 16 * 5
+    head = 2 * 26 * 16 * model.config.vocab_size
+    assert encoder_flops(model, frames=201) == subsampling + 2 * layer + head
+
+    attention = 5 * 16 * 16 + 4 * 16 + 2 * 16  # no bias for positions; two biases of the heads
+    feed_forward = 2 * 16 * 24 + 24 + 16
+    convolution = (16 + 1) * 32 + 16 * (5 + 1) + 2 * 16 + (16 + 1) * 16
+    norms = 5 * 2 * 16
+    layers = 2 * (attention + 2 * feed_forward + convolution + norms)
+    front = 8 * (9 + 1) + 2 * (8 * (9 + 1) + 8 * (8 + 1)) + (8 * 2 + 1) * 16
+    assert count_parameters(model).encoder == front + layers + (16 + 1) * model.config.vocab_size
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_wav2vec2_conformer_by_hand(relative: bool) -> None:
+    model = make("wav2vec2_conformer" if relative else "wav2vec2_conformer_rotary").model
+    counts = flops_by_module(model, frames=3200)  # 320, 40 and 10 frames
+    assert counts["wav2vec2_conformer.feature_extractor"] == 2 * 8 * (320 * 10 + 40 * 8 * 8 + 10 * 8 * 4)
+    layer = conformer_layer(10, width=16, ffn=24, kernel=5, relative=relative)
+    assert counts["wav2vec2_conformer.encoder.layers.1"] == layer
+    front = counts["wav2vec2_conformer.feature_extractor"] + 2 * 10 * 8 * 16
+    assert encoder_flops(model, frames=3200) == front + 2 * layer + 2 * 10 * 16 * model.config.vocab_size
+
+    attention = 4 * 16 * 17 + (16 * 16 + 2 * 16 if relative else 0)
+    feed_forward = 2 * 16 * 24 + 24 + 16
+    convolution = 16 * 32 + 16 * 5 + 2 * 16 + 16 * 16
+    norms = 5 * 2 * 16
+    layers = 2 * (attention + 2 * feed_forward + convolution + norms) + 2 * 16
+    own = sum(parameter.numel() for parameter in model.wav2vec2_conformer.encoder.layers.parameters()) + 2 * 16
+    assert own == layers
+
+
+def test_what_a_model_keeps_of_its_last_run_is_not_in_the_way() -> None:
+    """Rotary positions are kept for the length of the last audio."""
+    model = make("wav2vec2_conformer_rotary").model
+    before = encoder_flops(model, frames=3200)
+    with torch.no_grad():
+        expected = model(torch.ones(1, 3200)).logits
+        assert encoder_flops(model, frames=3200) == before
+        torch.testing.assert_close(model(torch.ones(1, 3200)).logits, expected)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def encoder_flops(model: PreTrainedModel, frames: int | None = None) -> int:
     hold modules of any kind and is not touched: a copy without values is run on the meta device.
 
     `frames` is the length of the window: spectrogram frames, or samples where the model takes raw audio. Left
-    out, it is Whisper's own window. Raises `SottoError` for a window the model cannot take, and where a model
-    without a window of its own is given none.
+    out, it is Whisper's own window; elsewhere in Sotto, CTC models are counted over 10 s of audio. Raises
+    `SottoError` for a window the model cannot take, and where a model without a window of its own is given none.
     """
     copied = _valueless_copy(model)
     inputs = _window(copied, frames)
@@ -124,6 +124,9 @@ def _valueless_copy(model: PreTrainedModel) -> PreTrainedModel:
     tensors = itertools.chain(model.parameters(), model.buffers())
     copied = copy.deepcopy(model, {id(tensor): _valueless(tensor) for tensor in tensors})
     for module in copied.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):  # kept from the last run, such as rotary positions
+                setattr(module, name, _valueless(value))
         # Hooks are copied by reference: one that gathers statistics must not see this run.
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
