@@ -16,7 +16,8 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, WhisperProcessor
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from sotto.architectures import Architecture, architecture_of
 from sotto.auto_classes import (
@@ -105,7 +106,7 @@ def load(name: str | Path, *, device: str | torch.device | None = None, dtype: t
 
 def local_folder(name: str | Path) -> Path:
     """Where the files of a checkpoint that was just opened lie: its folder, or the hub's cache."""
-    return Path(name) if Path(name).is_dir() else Path(cached_file(name, "config.json")).parent
+    return Path(name) if Path(name).is_dir() else Path(str(cached_file(name, "config.json"))).parent
 
 
 def load_config(name: str | Path) -> Any:
