@@ -104,6 +104,8 @@ def test_a_chillu_is_the_same_in_both_encodings(chillu: str, consonant: str) -> 
         pytest.param(f"क्{ZWJ}ष", "क्ष", id="Devanagari joiner"),
         pytest.param(f"श्री{ZWNJ}मान्{ZWNJ}को", "श्रीमान्को", id="Devanagari non-joiner"),
         pytest.param(f"ಅರ್{ZWNJ}ಥ", "ಅರ್ಥ", id="Kannada non-joiner"),
+        pytest.param(f"ক\u09c7{ZWNJ}\u09be", "কো", id="composed once the joiner is gone"),
+        pytest.param("cafe\u0301's", "cafés", id="composed before the apostrophe is looked at"),
         pytest.param("\ufeffनम\u00adस्ते\u2060", "नमस्ते", id="byte order mark, soft hyphen, word joiner"),
         pytest.param("एक\u200bदो\u00a0तीन", "एक दो तीन", id="zero width and no-break spaces are spaces"),
         pytest.param(
