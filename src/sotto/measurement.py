@@ -41,10 +41,10 @@ def measure_cost(recognizer: Recognizer, name: str) -> ModelNumbers:
 
 
 def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]:
-    """Every linear of every layer."""
+    """Every linear of every layer; in reduced attention only the first factor runs by itself and is counted."""
     flops = flops_by_module(recognizer.model, tokens=tokens)
     for stack, index, linear in places(recognizer, [stack.name for stack in recognizer.architecture.stacks]):
-        module = get_linear(recognizer.model, stack, index, linear)
+        module, path = get_linear(recognizer.model, stack, index, linear), layer_path(stack, index, linear)
         yield LayerNumbers(
             stack=stack.name,
             layer=index,
@@ -53,7 +53,7 @@ def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]
             outputs=module.out_features,
             rank=module.rank if isinstance(module, FactoredLinear) else None,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
-            flops=flops.get(layer_path(stack, index, linear), 0),
+            flops=flops.get(path, flops.get(f"{path}.first", 0)),
         )
 
 
