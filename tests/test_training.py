@@ -416,3 +416,13 @@ def test_an_error_in_a_loaders_process_stays_one_line(tmp_path: Path) -> None:
 def test_training_validates_itself(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SottoError, match=message):
         Training(**({"steps": 1} | values))
+
+
+def test_the_log_is_printed_as_it_comes(source: ClipSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(short(steps=4, evaluate_every=2, log_every=2), source, tmp_path, terms=lambda model: [ctc(model)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.split(":")[0] for line in lines] == ["step 2 of 4"] * 2 + ["step 4 of 4"] * 3
+    assert "loss " in lines[0]
+    assert "ctc " in lines[0]
+    assert "eval_wer " in lines[1]
+    assert "train_runtime " in lines[-1]

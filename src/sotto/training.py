@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -126,6 +127,16 @@ class AfterStep(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for objective in self.trained.objectives:
             objective.after_step(self.trained.model, state.global_step)  # type: ignore[operator]
+
+
+class PrintedLog(TrainerCallback):
+    """Prints losses and error rates, a line at a time and at once: a log file can be followed."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        numbers = {name: value for name, value in (logs or {}).items() if name not in ("epoch", "total_flos")}
+        if state.is_world_process_zero and numbers:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            print(f"step {state.global_step} of {state.max_steps}: {shown}", flush=True)
 
 
 class LengthSampler(LengthGroupedSampler):
@@ -255,8 +266,9 @@ def train(
         train_dataset=training_data,
         eval_dataset=validation_data,
         data_collator=collator,  # type: ignore[arg-type]
-        callbacks=[AfterStep(trained)],
+        callbacks=[AfterStep(trained), PrintedLog()],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.trained, trainer.normalizer = trained, normalizer
     trainer.sampler_lengths = training_data.lengths if config.length_bucketing and varied(training_data.lengths) else []
     try:
