@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from sotto.calibration import places, share
-from sotto.checkpoint import Recognizer
+from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip, ClipSource
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
@@ -92,7 +94,22 @@ def size_of(clips: ClipSource) -> int | None:
         return None
 
 
-def measure_speed(recognizer: Recognizer, audio: NDArray[np.float32], repeats: int = 5) -> LatencyReport:
+def measure_speed(
+    recognizer: Recognizer, audio: NDArray[np.float32], repeats: int = 5, warmup: int = 2
+) -> LatencyReport:
     """Latency of one clip, cut to the window."""
     samples = int(recognizer.window_seconds * recognizer.sampling_rate)
-    return measure_latency(recognizer.model, recognizer.processor, audio[:samples], tokens=TOKENS, repeats=repeats)
+    model, processor = recognizer.model, recognizer.processor
+    return measure_latency(model, processor, audio[:samples], tokens=TOKENS, repeats=repeats, warmup=warmup)
+
+
+def measure_speeds(
+    checkpoints: Sequence[str | Path], audio: NDArray[np.float32], device: torch.device, rounds: int = 3
+) -> list[LatencyReport]:
+    """Latency of each checkpoint: its median visit. They take turns, so that a machine that slows down slows all."""
+    visits: dict[int, list[LatencyReport]] = {place: [] for place in range(len(checkpoints))}
+    for _ in track(range(rounds), "measuring speed"):
+        for place, checkpoint in enumerate(checkpoints):
+            recognizer = load(checkpoint, device=device)
+            visits[place].append(measure_speed(recognizer, audio, repeats=3, warmup=1))
+    return [sorted(each, key=lambda visit: visit.total)[rounds // 2] for each in visits.values()]
