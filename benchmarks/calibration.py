@@ -37,6 +37,7 @@ def measure(shape: str, clips: int, factor: bool) -> dict[str, Any]:
     """Seconds per phase and peak memory of one calibration over `clips` windows."""
     recognizer = random_whisper(shape, decoder_layers=1)
     encoder = recognizer.model.get_encoder()
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
     noise = np.random.default_rng(0)
     family = recognizer.family
     family.encode(family.inputs([window(noise)]))
@@ -71,7 +72,7 @@ def measure(shape: str, clips: int, factor: bool) -> dict[str, Any]:
         "plain_seconds": statistics.median(plain),
         "calibration_seconds": statistics.median(heard),
         "ratio": statistics.median(after / before for before, after in zip(plain, heard, strict=False)),
-        "weights_bytes": sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters()),
+        "weights_bytes": weights,
         "peak_bytes_beyond_weights": meter.peak - loaded,
         "peak_bytes_to_the_end": max(meter.peak, meter_of_all.peak) - loaded,
         "phases_seconds": phases,

@@ -36,6 +36,7 @@ def random_whisper(name: str, decoder_layers: int | None = None, dtype: torch.dt
         num_mel_bins=mel_bins,
         vocab_size=51_866,
     )
-    model = WhisperForConditionalGeneration(config).to(dtype).eval()
+    model = WhisperForConditionalGeneration(config).eval()
+    model.to(dtype=dtype)
     model.generation_config = generation_config(dimensions, tokenizer)
     return Recognizer(model, WhisperProcessor(WhisperFeatureExtractor(feature_size=mel_bins), tokenizer))

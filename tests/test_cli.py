@@ -1,6 +1,7 @@
 """The command line from end to end, on the bundled model, and what it says of bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ import soundfile
 from digits import MODEL, some_clips
 
 
-def sotto(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def sotto(*arguments: object, cwd: Path | None = None, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run the command, offline; `settings` are further environment variables."""
     command = [sys.executable, "-m", "sotto", *map(str, arguments)]
     environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    environment |= {name: str(value) for name, value in settings.items()}
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
 
@@ -85,6 +88,19 @@ def test_benchmark_measures_side_by_side(tmp_path: Path) -> None:
     rows = json.loads(report.read_text())["models"]
     assert len(rows) == 2
     assert rows[1]["flops_ratio"] == 1.0
+
+
+def test_a_checkpoint_of_the_hub_by_its_id(tmp_path: Path, clips: Path) -> None:
+    """As the hub's client keeps it once it was fetched; its size on disk is known too."""
+    kept = tmp_path / "models--someone--digits"
+    shutil.copytree(MODEL, kept / "snapshots" / "0123abc")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0123abc")
+    options = ("--low-rank", "--parameters", 0.6, "--calibration", clips, "-o", tmp_path / "run")
+    done = sotto("compress", "someone/digits", *options, HF_HUB_CACHE=tmp_path)
+    assert done.returncode == 0, done.stderr
+    base, smaller = json.loads((tmp_path / "run" / "report.json").read_text())["models"]
+    assert base["bytes_on_disk"] == (MODEL / "model.safetensors").stat().st_size > smaller["bytes_on_disk"]
 
 
 def test_missing_paths(clips: Path, tmp_path: Path) -> None:

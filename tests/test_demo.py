@@ -36,6 +36,12 @@ def test_the_word_error_rate_rises_by_at_most_one_point(models: list[dict[str, d
     assert after - before <= 0.01
 
 
+def test_every_linear_has_its_flops_in_reduced_attention_too(models: list[dict[str, list[dict[str, float]]]]) -> None:
+    assert any("computed in the reduced dimension" in str(note) for note in models[1]["notes"])
+    for model in models:
+        assert all(layer["flops"] > 0 for layer in model["layers"])
+
+
 def test_the_demo_is_small_enough_for_the_wheel() -> None:
     folder = DEMO_RECIPE.parent
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= SHIPPED_BYTES

@@ -56,6 +56,9 @@ def test_a_run_leaves_a_smaller_model_and_a_report(finished: tuple[Path, list[st
     assert [model["name"] for model in numbers["models"]] == ["base", "low_rank"]
     assert numbers["models"][1]["parameters"]["encoder"] == after
     assert numbers["models"][1]["comparison"]["clips"] == 8
+    kept = json.loads((folder / "steps" / "speed.json").read_text())
+    assert [model["latency"] for model in numbers["models"]] == kept
+    assert all(latency["encoder"] > 0 for latency in kept)
     assert "<html" in (folder / "report.html").read_text()
     assert (folder / "model" / "README.md").read_text().startswith("---\nlanguage: en")
 

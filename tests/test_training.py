@@ -310,13 +310,26 @@ def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
 
 
-def test_bfloat16_trains_nearly_alike_and_keeps_full_weights(source: ClipSource, tmp_path: Path) -> None:
+def test_bfloat16_trains_nearly_alike_and_keeps_full_weights(
+    source: ClipSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     model, log = run(short(precision="bf16"), source, tmp_path / "half")
     _, full = run(short(), source, tmp_path / "full")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     half_losses, losses = column(log, "loss"), column(full, "loss")
     assert half_losses != losses
     np.testing.assert_allclose(half_losses, losses, rtol=0.03)
+
+
+def test_a_cpu_that_is_slow_at_bfloat16_trains_in_full_precision(
+    source: ClipSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    _, log = run(short(precision="bf16"), source, tmp_path / "asked")
+    _, full = run(short(), source, tmp_path / "full")
+    assert column(log, "loss") == column(full, "loss")
+    assert "this CPU is slow at bf16: training in fp32 instead" in caplog.text
 
 
 def test_spec_augment_masks_frames_and_bins_in_training_only(source: ClipSource, tmp_path: Path) -> None:
@@ -416,3 +429,13 @@ def test_an_error_in_a_loaders_process_stays_one_line(tmp_path: Path) -> None:
 def test_training_validates_itself(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SottoError, match=message):
         Training(**({"steps": 1} | values))
+
+
+def test_the_log_is_printed_as_it_comes(source: ClipSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(short(steps=4, evaluate_every=2, log_every=2), source, tmp_path, terms=lambda model: [ctc(model)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.split(":")[0] for line in lines] == ["step 2 of 4"] * 2 + ["step 4 of 4"] * 3
+    assert "loss " in lines[0]
+    assert "ctc " in lines[0]
+    assert "eval_wer " in lines[1]
+    assert "train_runtime " in lines[-1]

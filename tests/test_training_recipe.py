@@ -112,7 +112,7 @@ def test_the_shipped_recipe_is_a_recipe() -> None:
             {"data": data(hold_out=None)},
             "train.yaml.data: give either validation (a folder) or hold_out (a number of training clips)",
         ),
-        ({"data": data(hold_out=-1)}, "train.yaml.data: hold_out must not be negative"),
+        ({"data": data(hold_out=-1)}, "train.yaml.data: hold_out and validation_strings must not be negative"),
         ({"data": data(timestamp_share=1.5)}, "train.yaml.data: timestamp_share must be between 0 and 1, found 1.5"),
         ({"training": {"steps": "ten"}}, "train.yaml.training.steps: expected int, found 'ten'"),
         ({"training": {"steps": 0}}, "train.yaml.training: steps must be at least 1, found 0"),

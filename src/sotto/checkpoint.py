@@ -113,6 +113,8 @@ def local_folder(name: str | Path) -> Path:
 
 def load_config(name: str | Path) -> Any:
     """The config of a checkpoint, refused before anything is allocated."""
+    if not Path(name).exists() and not HUB_ID.fullmatch(str(name)):
+        raise SottoError(f"{name}: no such folder, and no id of the hub (owner/name); check the path")
     with readable(name):
         config = AutoConfig.from_pretrained(name)
         architecture_of(config)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from sotto.calibration import places, share
-from sotto.checkpoint import Recognizer
+from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip, ClipSource
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
@@ -43,10 +45,10 @@ def measure_cost(recognizer: Recognizer, name: str) -> ModelNumbers:
 
 
 def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]:
-    """Every linear of every layer."""
+    """Every linear of every layer; in reduced attention only the first factor runs by itself and is counted."""
     flops = flops_by_module(recognizer.model, recognizer.family.window_frames, tokens)
     for stack, index, linear in places(recognizer, [stack.name for stack in recognizer.architecture.stacks]):
-        module = get_linear(recognizer.model, stack, index, linear)
+        module, path = get_linear(recognizer.model, stack, index, linear), layer_path(stack, index, linear)
         yield LayerNumbers(
             stack=stack.name,
             layer=index,
@@ -55,7 +57,7 @@ def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]
             outputs=module.out_features,
             rank=module.rank if isinstance(module, FactoredLinear) else None,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
-            flops=flops.get(layer_path(stack, index, linear), 0),
+            flops=flops.get(path, flops.get(f"{path}.first", 0)),
         )
 
 
@@ -94,7 +96,22 @@ def size_of(clips: ClipSource) -> int | None:
         return None
 
 
-def measure_speed(recognizer: Recognizer, audio: NDArray[np.float32], repeats: int = 5) -> LatencyReport:
+def measure_speed(
+    recognizer: Recognizer, audio: NDArray[np.float32], repeats: int = 5, warmup: int = 2
+) -> LatencyReport:
     """Latency of one clip, cut to the window."""
     samples = int(recognizer.window_seconds * recognizer.sampling_rate)
-    return measure_latency(recognizer.model, recognizer.processor, audio[:samples], tokens=TOKENS, repeats=repeats)
+    model, processor = recognizer.model, recognizer.processor
+    return measure_latency(model, processor, audio[:samples], tokens=TOKENS, repeats=repeats, warmup=warmup)
+
+
+def measure_speeds(
+    checkpoints: Sequence[str | Path], audio: NDArray[np.float32], device: torch.device, rounds: int = 3
+) -> list[LatencyReport]:
+    """Latency of each checkpoint: its median visit. They take turns, so that a machine that slows down slows all."""
+    visits: dict[int, list[LatencyReport]] = {place: [] for place in range(len(checkpoints))}
+    for _ in track(range(rounds), "measuring speed"):
+        for place, checkpoint in enumerate(checkpoints):
+            recognizer = load(checkpoint, device=device)
+            visits[place].append(measure_speed(recognizer, audio, repeats=3, warmup=1))
+    return [sorted(each, key=lambda visit: visit.total)[rounds // 2] for each in visits.values()]

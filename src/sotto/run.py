@@ -5,6 +5,7 @@ The folder of a run:
     recipe.yaml                 the resolved recipe
     steps/0-base/               numbers.json
     steps/1-low_rank/           model/ and numbers.json (written last: a step with it is finished)
+    steps/speed.json            latencies of all of them, measured in turn
     model/                      the last step's checkpoint
     report.html  report.json
 """
@@ -26,7 +27,7 @@ from sotto.configuration import parse, to_plain
 from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
 from sotto.distribution import processes
 from sotto.errors import NotAcceptedError, SottoError
-from sotto.measurement import evaluate, measure_cost, measure_speed, skipped_lines
+from sotto.measurement import evaluate, measure_cost, measure_speeds, skipped_lines
 from sotto.methods import StepContext, methods
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.metrics.speed import LatencyReport, machine
@@ -39,6 +40,7 @@ from sotto.text import Normalizer, get_normalizer
 
 ROLES = ("calibration", "train", "validation", "test")
 NUMBERS = "numbers.json"
+SPEED = "speed.json"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def carry_out(recipe: Recipe, root: Path, folder: Path, say: Callable[[str], Non
     numbers = run_numbers(run, finished)
     if processes().is_main_process:
         publish(run, len(recipe.steps))
+        if "test" in run.sources:
+            numbers = with_speeds(numbers, speeds(run, base))
         write_report(numbers, folder)
     processes().wait_for_everyone()
     return numbers
@@ -175,7 +179,7 @@ def reloaded(folder: Path, before: Recognizer) -> Recognizer:
 
 
 def measured(run: Run, recognizer: Recognizer, name: str, base: StepNumbers | None) -> StepNumbers:
-    """Cost, errors on test and validation, speed on the first test clip."""
+    """Cost, and errors on test and validation."""
     numbers = measure_cost(recognizer, name)
     if "test" in run.sources:
         source = run.sources["test"]
@@ -185,7 +189,6 @@ def measured(run: Run, recognizer: Recognizer, name: str, base: StepNumbers | No
             numbers,
             errors=errors,
             comparison=compare(against, errors) if against is not None else None,
-            latency=undisturbed_speed(recognizer, source),
         )
     wer = None
     if run.recipe.accept is not None:
@@ -193,13 +196,22 @@ def measured(run: Run, recognizer: Recognizer, name: str, base: StepNumbers | No
     return StepNumbers(numbers, wer, skipped_clips(run), machine())
 
 
-def undisturbed_speed(recognizer: Recognizer, source: ClipSource) -> LatencyReport | None:
-    """Latency on the first clip, from one process while the others wait."""
-    processes().wait_for_everyone()
-    first = processes().is_main_process
-    report = measure_speed(recognizer, next(iter(source)).audio) if first else None
-    processes().wait_for_everyone()
-    return report
+def with_speeds(numbers: RunNumbers, latencies: list[LatencyReport]) -> RunNumbers:
+    pairs = zip(numbers.models, latencies, strict=True)
+    return replace(numbers, models=tuple(replace(model, latency=latency) for model, latency in pairs))
+
+
+def speeds(run: Run, base: str | Path) -> list[LatencyReport]:
+    """Latency of the base and of every step's checkpoint on the first test clip, kept for a second start."""
+    path = run.folder / "steps" / SPEED
+    if path.is_file():
+        return [parse(LatencyReport, each, str(path)) for each in json.loads(path.read_text(encoding="utf-8"))]
+    run.say("measuring speed")
+    steps = enumerate(run.recipe.steps, start=1)
+    checkpoints = [base, *(run.step_folder(index, methods.name_of(step)) / "model" for index, step in steps)]
+    found = measure_speeds(checkpoints, next(iter(run.sources["test"])).audio, processes().device)
+    write_text(path, json.dumps([to_plain(each) for each in found], indent=1))
+    return found
 
 
 def skipped_clips(run: Run) -> dict[str, tuple[str, ...]]:

@@ -51,6 +51,10 @@ def test_english_survives_an_endless_number(text: str) -> None:
         ("none", "none v1"),
         ("basic", f"basic v1 ({TRANSFORMERS})"),
         ("english", f"english v1 ({TRANSFORMERS})"),
+        ("indic", "indic v1"),
+        ("indic_folded", "indic_folded v1+nukta+nasals"),
+        ("chinese", "chinese v1"),
+        ("japanese", "japanese v1"),
     ],
 )
 def test_description_names_the_version_and_the_library(name: str, description: str) -> None:
@@ -64,7 +68,7 @@ def test_a_normalizer_is_any_function_with_a_name() -> None:
 
 
 def test_every_name_can_be_had() -> None:
-    assert {"none", "basic", "english"} <= set(normalizer_names())
+    assert {"none", "basic", "english", "indic", "chinese", "japanese"} <= set(normalizer_names())
     assert [get_normalizer(name).name for name in normalizer_names()] == list(normalizer_names())
 
 
@@ -73,7 +77,21 @@ def test_english_has_its_own_normalizer(language: str) -> None:
     assert get_normalizer(language=language).name == "english"
 
 
-@pytest.mark.parametrize("language", [None, "", "fr", "french", "eng-land", "no such language"])
+@pytest.mark.parametrize(
+    ("name", "languages"),
+    [
+        ("indic", "hi mr ne sa bn as pa gu or ta te kn ml"),
+        ("indic", "Hindi marathi nepali Sanskrit bengali assamese punjabi panjabi gujarati odia oriya"),
+        ("indic", "tamil telugu kannada Malayalam hi-IN ml_IN hi_in"),
+        ("chinese", "zh zh-CN zh-TW zh_HK ZH yue cmn_hans_cn Chinese mandarin cantonese"),
+        ("japanese", "ja JA ja-JP japanese Japanese"),
+    ],
+)
+def test_scripts_with_rules_of_their_own_have_theirs(name: str, languages: str) -> None:
+    assert {get_normalizer(language=language).name for language in languages.split()} == {name}
+
+
+@pytest.mark.parametrize("language", [None, "", "fr", "french", "th", "ur", "si", "eng-land", "no such language"])
 def test_other_languages_have_the_basic_one(language: str | None) -> None:
     assert get_normalizer(language=language).name == "basic"
 
@@ -100,14 +118,14 @@ def test_a_name_like_no_other_is_told_the_known_ones_only() -> None:
 TEXTS = st.text(alphabet=st.sampled_from("abcXYZéßжक्षि。,.'!?()[]<>-0१2 \t\n\u00a0\u3000"), max_size=40)
 
 
-@pytest.mark.parametrize("name", ["none", "basic", "plain"])
+@pytest.mark.parametrize("name", ["none", "basic", "plain", "indic", "indic_folded", "chinese", "japanese"])
 @given(text=TEXTS)
 def test_twice_is_once(name: str, text: str) -> None:
     normalizer = get_normalizer(name)
     assert normalizer(normalizer(text)) == normalizer(text)
 
 
-@pytest.mark.parametrize("name", ["none", "basic", "plain", "english"])
+@pytest.mark.parametrize("name", normalizer_names())
 @given(text=TEXTS)
 def test_words_are_separated_by_single_spaces(name: str, text: str) -> None:
     normalized = get_normalizer(name)(text)

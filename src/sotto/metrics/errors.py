@@ -7,7 +7,8 @@ fractions (0.1 is 10 %) and may exceed 1.
 
 Counts are of the minimal alignment by jiwer, after the normalizer. Characters include the single
 spaces between words. A clip whose reference is empty (silence, noise) adds what was heard in it as
-insertions, and no reference words.
+insertions, and no reference words. Under the normalizers `chinese` and `japanese` a whole text is one
+word: read CER there, since WER is then the share of clips with any error.
 
 Intervals are 95 % percentile bootstrap intervals over clips (Efron and Tibshirani 1993, chapter 13;
 Bisani and Ney, ICASSP 2004, for error rates and for the paired form that `compare` uses). Clips are

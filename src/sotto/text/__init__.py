@@ -7,8 +7,10 @@ from difflib import get_close_matches
 from sotto.errors import SottoError
 from sotto.text.basic import basic_normalizer, none_normalizer
 from sotto.text.english import english_normalizer
+from sotto.text.indic import indic_folded_normalizer, indic_normalizer
 from sotto.text.normalizer import Normalizer
 from sotto.text.plain import plain_normalizer
+from sotto.text.unspaced import chinese_normalizer, japanese_normalizer
 
 __all__ = ["Normalizer", "get_normalizer", "normalizer_names"]
 
@@ -20,11 +22,21 @@ class _Entry:
     languages: tuple[str, ...] = ()
 
 
+_INDIC_LANGUAGES = (
+    *("hi", "hindi", "mr", "marathi", "ne", "nepali", "sa", "sanskrit"),
+    *("bn", "bengali", "as", "assamese", "pa", "punjabi", "panjabi", "gu", "gujarati", "or", "odia", "oriya"),
+    *("ta", "tamil", "te", "telugu", "kn", "kannada", "ml", "malayalam"),
+)
+
 _REGISTRY = (
     _Entry("none", none_normalizer),
     _Entry("basic", basic_normalizer),
     _Entry("plain", plain_normalizer),
     _Entry("english", english_normalizer, ("en", "english")),
+    _Entry("indic", indic_normalizer, _INDIC_LANGUAGES),
+    _Entry("indic_folded", indic_folded_normalizer),
+    _Entry("chinese", chinese_normalizer, ("zh", "chinese", "cmn", "mandarin", "yue", "cantonese")),
+    _Entry("japanese", japanese_normalizer, ("ja", "japanese")),
 )
 
 
