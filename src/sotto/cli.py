@@ -163,6 +163,8 @@ def evaluate(
     from sotto.evaluation import evaluate_models, evaluation_table, worst_table
     from sotto.text import get_normalizer
 
+    if against == model:
+        raise SottoError(f"--against {against} is the same checkpoint; name another one")
     decoding = Decoding(language=language, beams=beams, batch_size=batch)
     config = DataConfig(data, split=split, samples=samples)
     names = [model, *([against] if against else [])]
@@ -246,7 +248,7 @@ def train(
 
 
 def write_json(path: Path | None, values: Any) -> None:
-    if path is None:
+    if path is None or not processes().is_main_process:
         return
     try:
         path.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -12,6 +12,7 @@ from sotto.data import DataConfig
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.methods import methods
+from sotto.text import get_normalizer
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Recipe:
             raise SottoError("a recipe needs at least one step")
         if self.accept is not None and self.data.validation is None:
             raise SottoError("accept needs data.validation, on which the word error rate is measured")
+        get_normalizer(self.normalizer, self.language)
 
     @property
     def decoding(self) -> Decoding:

@@ -2,7 +2,7 @@
 
 The folder of a run:
 
-    recipe.yaml                 the resolved recipe
+    recipe.yaml  inputs.json    the resolved recipe; what tells its base and data from others
     steps/0-base/               numbers.json
     steps/1-low_rank/           model/ and numbers.json (written last: a step with it is finished)
     steps/speed.json            latencies of all of them, measured in turn
@@ -12,19 +12,21 @@ The folder of a run:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sotto.checkpoint import Recognizer, load, save
 from sotto.configuration import parse, to_plain
-from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
+from sotto.data import ClipSource, DataConfig, check_disjoint, fingerprint, open_data
 from sotto.distribution import processes
 from sotto.errors import NotAcceptedError, SottoError
 from sotto.measurement import evaluate, measure_cost, measure_speeds, skipped_lines
@@ -35,12 +37,13 @@ from sotto.model_card import model_card
 from sotto.recipe import Recipe, recipe_as_yaml
 from sotto.report import write_report
 from sotto.report.numbers import ModelNumbers, RunNumbers
-from sotto.run_folder import claim_folder, write_text
+from sotto.run_folder import claimed, write_text
 from sotto.text import Normalizer, get_normalizer
 
 ROLES = ("calibration", "train", "validation", "test")
 NUMBERS = "numbers.json"
 SPEED = "speed.json"
+MEGABYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -83,20 +86,46 @@ def carry_out(recipe: Recipe, root: Path, folder: Path, say: Callable[[str], Non
     recognizer = load(base, device=processes().device)
     recognizer.language = recipe.language
     run = Run(recipe, root, folder, open_sources(recipe, root, recognizer.sampling_rate), say)
-    if processes().is_main_process:
-        claim_folder(run.folder, recipe_as_yaml(run.recipe))
-    processes().wait_for_everyone()
+    main = processes().is_main_process
+    with claimed(folder, recipe_as_yaml(recipe), inputs_of(run, recognizer)) if main else nullcontext():
+        processes().wait_for_everyone()
+        return carry_out_steps(run, recognizer, base)
+
+
+def inputs_of(run: Run, recognizer: Recognizer) -> dict[str, str]:
+    """What tells base and data from others of the same name: a base that was trained again, a corrected transcript."""
+    assert recognizer.folder is not None
+    return {
+        "base": digest_of_weights(recognizer.folder),
+        **{role: fingerprint(source) for role, source in run.sources.items()},
+    }
+
+
+def digest_of_weights(folder: Path) -> str:
+    """Of the size and both ends of every file of weights; large ones are not read whole."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(MEGABYTE)
+            file.seek(max(0, size - MEGABYTE))
+            digest.update(repr((path.name, size)).encode() + first + file.read())
+    return digest.hexdigest()
+
+
+def carry_out_steps(run: Run, recognizer: Recognizer, base: str | Path) -> RunNumbers:
+    """What `carry_out` does once the folder is this run's alone."""
     finished = [measured_base(run, recognizer)]
-    for index, step in enumerate(recipe.steps, start=1):
+    for index, step in enumerate(run.recipe.steps, start=1):
         recognizer, measured_step = carry_out_step(run, recognizer, index, step, finished)
         finished.append(measured_step)
-        check_acceptance(recipe, methods.name_of(step), finished)
+        check_acceptance(run.recipe, methods.name_of(step), finished)
     numbers = run_numbers(run, finished)
     if processes().is_main_process:
-        publish(run, len(recipe.steps))
+        publish(run, len(run.recipe.steps))
         if "test" in run.sources:
             numbers = with_speeds(numbers, speeds(run, base))
-        write_report(numbers, folder)
+        write_report(numbers, run.folder)
     processes().wait_for_everyone()
     return numbers
 
@@ -254,12 +283,13 @@ def run_numbers(run: Run, finished: list[StepNumbers]) -> RunNumbers:
 
 def publish(run: Run, last: int) -> None:
     """Show the last step's checkpoint as `model/`, without a second copy of the weights where the disk can."""
+    target = run.folder / "model"
+    if target.exists():  # by an earlier start; a user may have put files of her own beside the weights
+        return
     name = methods.name_of(run.recipe.steps[-1])
     partial = run.folder / ".model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(run.step_folder(last, name) / "model", partial, copy_function=link_or_copy)
-    shutil.rmtree(run.folder / "model", ignore_errors=True)
-    partial.rename(run.folder / "model")
+    partial.rename(target)
 
 
 def link_or_copy(source: str, target: str) -> None:

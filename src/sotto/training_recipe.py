@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sotto.errors import SottoError
 from sotto.examples import ClipExamples, JoinedExamples, SplicedExamples, collator_for
 from sotto.new_model import NewWhisper, new_model, new_processor
 from sotto.objectives import objectives
-from sotto.run_folder import claim_folder
+from sotto.run_folder import claimed
 from sotto.text import get_normalizer
 from sotto.training import Training, train
 
@@ -165,19 +166,19 @@ def run_training(
     window = model.config.max_source_positions * 0.02
     training_data, validation_data = build_data(recipe.data, root, window, recipe.training.seed)
     collator = collator_for(model, processor, recipe.language)
-    if processes().is_main_process:
-        claim_folder(folder, training_recipe_as_yaml(recipe))
-    processes().wait_for_everyone()
-    log = train(
-        model,
-        recipe.training,
-        training_data=training_data,
-        validation_data=validation_data,
-        collator=collator,
-        normalizer=get_normalizer(recipe.normalizer, recipe.language),
-        folder=folder / "checkpoints",
-        objectives=[objectives.handler(config)(config, model) for config in recipe.objectives],
-    )
+    main = processes().is_main_process
+    with claimed(folder, training_recipe_as_yaml(recipe), {}) if main else nullcontext():
+        processes().wait_for_everyone()
+        log = train(
+            model,
+            recipe.training,
+            training_data=training_data,
+            validation_data=validation_data,
+            collator=collator,
+            normalizer=get_normalizer(recipe.normalizer, recipe.language),
+            folder=folder / "checkpoints",
+            objectives=[objectives.handler(config)(config, model) for config in recipe.objectives],
+        )
     return model, processor, log
 
 
@@ -200,8 +201,10 @@ def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str
         raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
 
     def opened(base: str) -> tuple[PreTrainedModel, WhisperProcessor]:
-        local = root / base
+        local = root / Path(base).expanduser()
         recognizer = load(local if local.exists() else base)
+        if not recognizer.model.config.is_encoder_decoder:
+            raise SottoError(f"{base}: training of CTC models is not there yet; give a Whisper checkpoint")
         return recognizer.model, recognizer.processor
 
     model, processor, log = run_training(recipe, root, folder, opened)

@@ -67,4 +67,4 @@ def test_the_best_weighting_is_the_one_that_diverges_less(
     assert best.structure == asked.structure
     assert tried[0].keys() == {"relative", "sensitivity"}
     assert f"ranks weighted by {better}" in notes[-1]
-    assert f"{better} {tried[0][better]:.4f}" in notes[-1]
+    assert f"{better} {tried[0][better]:.3g}" in notes[-1]

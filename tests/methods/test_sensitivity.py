@@ -9,11 +9,11 @@ from torch import nn
 
 from sotto.calibration import Place, calibrate, places
 from sotto.checkpoint import Recognizer
-from sotto.data import Clip, ClipSource
+from sotto.data import Clip, ClipReference, ClipSource, DataConfig
 from sotto.families.whisper import Whisper
 from sotto.low_rank_math import Principal
 from sotto.methods import sensitivity
-from sotto.methods.sensitivity import direction_sensitivities
+from sotto.methods.sensitivity import direction_sensitivities, spread
 from sotto.surgery import get_linear
 from whisper_windows import own_transcript
 
@@ -173,3 +173,14 @@ def test_directions_that_the_calibration_leaves_empty_have_none(
     assert (found[place][:4] > 0).all()
     assert not found[place][4:].any()
     assert all(bool(torch.isfinite(values).all()) for values in found.values())
+
+
+@pytest.mark.parametrize(("count", "step"), [(1, 1), (10, 1), (11, 2), (19, 2), (20, 2), (21, 3), (95, 10)])
+def test_few_clips_stand_for_all_of_the_data(count: int, step: int) -> None:
+    listing = [ClipReference(str(number)) for number in range(count)]
+    source = ClipSource(DataConfig("clips"), listing, sampling_rate=16000)
+    names = [int(reference.name) for reference in spread(source, 10).references]
+    assert names == list(range(0, count, step))
+    assert len(names) <= 10
+    others = {int(reference.name) for reference in spread(source, 10, offset=1).references}
+    assert others.isdisjoint(names) == (step > 1)

@@ -1,6 +1,7 @@
 """Counts against closed forms written out by hand, and the traps that a counter falls into."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -383,15 +384,19 @@ def test_ctc_needs_a_length() -> None:
 
 
 def test_bytes_of_a_saved_model(tmp_path) -> None:
+    """Whatever else lies there: other formats, and copies of the weights in another precision."""
     (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 40)
     (tmp_path / "training_args.bin").write_bytes(b"x" * 3)
     assert bytes_on_disk(tmp_path) == 40
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"x" * 70)
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"x" * 30)
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {**shards, "c": shards["a"]}}))
     (tmp_path / "config.json").write_bytes(b"x" * 5)
-    (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "encoder.onnx").write_bytes(b"x" * 11)
     assert bytes_on_disk(tmp_path) == 100
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 60)
+    (tmp_path / "model.fp32-00001-of-00001.safetensors").write_bytes(b"x" * 120)
+    assert bytes_on_disk(tmp_path) == 60
 
 
 def test_bytes_of_nothing(tmp_path) -> None:

@@ -16,12 +16,12 @@ from sotto.low_rank_math import Curve, Principal, allocate, rank_by_energy, save
 from sotto.methods.divergence import divergence
 from sotto.methods.factoring import factor_at_once, linear_at, weights_of
 from sotto.methods.low_rank_config import LowRank
-from sotto.methods.sensitivity import direction_sensitivities, spread
+from sotto.methods.sensitivity import WINDOWS, direction_sensitivities, spread
 from sotto.metrics.cost import count_parameters, encoder_flops, flops_by_module
 from sotto.progress import track
 from sotto.surgery import layer_path
 
-COMPARED_WINDOWS = 16  # choices of ranks are held against each other on the same windows, so few of them tell
+COMPARED_WINDOWS = 32  # choices of ranks are held against each other on the same windows, so few of them tell
 
 
 def choose_ranks(
@@ -40,14 +40,14 @@ def choose_ranks(
     if config.weighting in ("best", "relative"):
         candidates["relative"] = ranks_by_budget(recognizer, config, relative_errors(principals))
     if config.weighting in ("best", "sensitivity"):
-        sensitivities = direction_sensitivities(recognizer, principals, spread(clips), config.stacks)
+        sensitivities = direction_sensitivities(recognizer, principals, spread(clips, WINDOWS), config.stacks)
         errors = {place: principals[place].energies * sensitivities[place] for place in principals}
         candidates["sensitivity"] = ranks_by_budget(recognizer, config, errors)
     if len(candidates) == 1:
         return next(iter(candidates.values())), ""
     found = divergences(recognizer, config, candidates, principals, clips)
-    best = min(found, key=lambda name: found[name])
-    measured = ", ".join(f"{name} {nats:.4f}" for name, nats in found.items())
+    best = min(found, key=lambda name: math.inf if math.isnan(found[name]) else found[name])
+    measured = ", ".join(f"{name} {nats:.3g}" for name, nats in found.items())
     unit = f"nats a {recognizer.family.decision}"
     return candidates[best], f"ranks weighted by {best}; divergence from the base in {unit}: {measured}"
 
@@ -60,7 +60,8 @@ def divergences(
     clips: ClipSource,
 ) -> dict[str, float]:
     """How far each choice of ranks would move the model, measured on some of the calibration windows."""
-    windows = track(islice(window_inputs(recognizer, spread(clips)), COMPARED_WINDOWS), "comparing ranks")
+    heard = spread(clips, COMPARED_WINDOWS, offset=1)  # where there are enough, others than gave the sensitivities
+    windows = track(islice(window_inputs(recognizer, heard), COMPARED_WINDOWS), "comparing ranks")
     with torch.no_grad():
         transcripts = [recognizer.family.with_transcript(inputs, recognizer.language) for inputs in windows]
     found = {}

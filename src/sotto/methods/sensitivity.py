@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -46,15 +47,16 @@ def direction_sensitivities(
     return {place: listener.mean() for place, listener in zip(principals, listeners, strict=True)}
 
 
-def spread(clips: ClipSource) -> ClipSource:
-    """Every n-th clip, so that about as many as there are windows to be heard come from all over the data.
+def spread(clips: ClipSource, most: int, offset: int = 0) -> ClipSource:
+    """Every n-th clip from all over the data, at most `most`; another `offset` gives others where there are enough.
 
     All processes of a distributed run hear the same ones: they are few, and the result is that of one process.
     """
     try:
-        return clips.shard(0, max(1, len(clips) // WINDOWS))
+        step = max(1, math.ceil(len(clips) / most))
     except TypeError:  # a hub dataset that does not say how many clips it has
         return clips
+    return clips.shard(offset % step, step)
 
 
 @contextmanager

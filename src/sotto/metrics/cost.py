@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,12 +106,16 @@ def flops_by_module(model: PreTrainedModel, frames: int | None = None, tokens: i
 def bytes_on_disk(folder: Path) -> int:
     """Bytes of the weights of a saved model. Raises `SottoError` where there are none.
 
-    `*.safetensors`, or where there are none `*.bin`, as transformers looks for them.
+    Those that transformers would load: in one file or in the shards of an index, in safetensors or else in torch's
+    own format. A folder of the hub may hold the same weights several times.
     """
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        weights = list(folder.glob(pattern))
-        if weights:
-            return sum(file.stat().st_size for file in weights)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return (folder / name).stat().st_size
+        if index.is_file():
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return sum((folder / shard).stat().st_size for shard in shards)
     raise SottoError(f"{folder}: no weights in it; give the folder of a saved model")
 
 
