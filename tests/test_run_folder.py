@@ -36,9 +36,11 @@ def test_results_are_not_mixed_with_those_of_another_recipe_base_or_data(tmp_pat
     claim(folder)
     with pytest.raises(SottoError, match="holds a run of another recipe; name a new folder"):
         claim(folder, "steps: 2")
-    with pytest.raises(SottoError, match="holds a run of another base, or of other data; name a new folder"):
+    with pytest.raises(SottoError, match="holds a run of another base, or of other data; name a new folder") as refused:
         claim(folder, inputs={"base": "a", "test": "c"})
     assert (folder / result).is_file()
+    claim(folder)
+    assert refused.tb is not None  # the refusal's frames live on, and yet it has let go of the lock
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -79,5 +79,5 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
 def recipe_as_yaml(recipe: Recipe) -> str:
     """The resolved recipe: every setting, defaults included."""
     plain = to_plain(recipe)
-    plain["steps"] = [{methods.name_of(step): to_plain(step)} for step in recipe.steps]
+    plain["steps"] = methods.to_plain(recipe.steps)
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from sotto.configuration import nearest, parse
+from sotto.configuration import nearest, parse, to_plain
 from sotto.errors import SottoError
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -43,6 +43,10 @@ class Registry(Generic[Handler]):
 
     def name_of(self, configuration: object) -> str:
         return next(name for name, kind in self.types.items() if kind is type(configuration))
+
+    def to_plain(self, configurations: Iterable[object]) -> list[dict[str, Any]]:
+        """The inverse of `parse` for a list of entries."""
+        return [{self.name_of(each): to_plain(each)} for each in configurations]
 
     def handler(self, configuration: object) -> Handler:
         return self.handlers[type(configuration)]

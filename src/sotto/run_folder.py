@@ -32,16 +32,21 @@ def claimed(folder: Path, recipe: str, inputs: Mapping[str, str]) -> Iterator[No
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        begin(folder, {"recipe.yaml": recipe, INPUTS: json.dumps(inputs, indent=1, ensure_ascii=False)})
+        held = lock.acquire()
     except Timeout as error:
         raise SottoError(f"{folder}: another sotto is at work there; wait for it, or name another folder") from error
     except OSError as error:
-        raise SottoError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
-    try:
+        raise cannot_be_written(folder, error) from error
+    with held:
+        try:
+            begin(folder, {"recipe.yaml": recipe, INPUTS: json.dumps(inputs, indent=1, ensure_ascii=False)})
+        except OSError as error:
+            raise cannot_be_written(folder, error) from error
         yield
-    finally:
-        lock.release()
+
+
+def cannot_be_written(folder: Path, error: OSError) -> SottoError:
+    return SottoError(f"{folder}: cannot be written ({error.strerror}); name another folder")
 
 
 def begin(folder: Path, texts: Mapping[str, str]) -> None:

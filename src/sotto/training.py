@@ -313,7 +313,8 @@ def varied(lengths: Sequence[float]) -> bool:
 def trainer_arguments(config: Training, folder: Path, device: str | None) -> TrainingArguments:
     """`config` in Trainer's own words."""
     wants_bf16 = config.precision == "bf16"
-    if wants_bf16 and not multiplies_bf16(device):
+    takes_bf16 = wants_bf16 and multiplies_bf16(device)
+    if wants_bf16 and not takes_bf16:
         logger.warning("this CPU is slow at bf16: training in fp32 instead")
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -326,7 +327,7 @@ def trainer_arguments(config: Training, folder: Path, device: str | None) -> Tra
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.maximum_gradient,
-        bf16=wants_bf16 and multiplies_bf16(device),
+        bf16=takes_bf16,
         torch_compile=config.compile,
         use_cpu=device == "cpu" or not torch.cuda.is_available(),
         eval_strategy="steps",

@@ -96,7 +96,7 @@ def read_training_recipe(path: Path) -> TrainingRecipe:
 def training_recipe_as_yaml(recipe: TrainingRecipe) -> str:
     """The resolved recipe: every setting, defaults included."""
     plain = to_plain(recipe)
-    plain["objectives"] = [{objectives.name_of(each): to_plain(each)} for each in recipe.objectives]
+    plain["objectives"] = objectives.to_plain(recipe.objectives)
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
