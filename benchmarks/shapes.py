@@ -6,7 +6,7 @@ import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
 
 from sotto.checkpoint import Recognizer
-from sotto.new_model import NewWhisper, generation_config, new_tokenizer
+from sotto.new_models.whisper import NewWhisper, generation_config, new_tokenizer
 
 # name: width, layers, heads, mel bins (Radford et al., 2022; large-v3 from its published config)
 SHAPES = {

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 from sotto.checkpoint import Recognizer
-from sotto.new_model import NewWhisper, new_model, new_processor
+from sotto.new_models.whisper import NewWhisper, new_model, new_processor
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")

@@ -15,7 +15,7 @@ from sotto.data import ClipSource, DataConfig
 from sotto.data.hub import HubListing
 from sotto.errors import SottoError
 from sotto.examples import ClipExamples, SplicedExamples
-from sotto.new_model import NewWhisper
+from sotto.new_models.whisper import NewWhisper
 from sotto.objectives import Ctc
 from sotto.training import Training
 from sotto.training_recipe import (

@@ -13,7 +13,7 @@ from sotto.data import Clip
 from sotto.decoding import Decoding, Segment, Transcription
 from sotto.errors import SottoError
 from sotto.families.family import batches
-from sotto.new_model import NewWhisper, new_model, new_processor
+from sotto.new_models.whisper import NewWhisper, new_model, new_processor
 from sotto.transcription import transcribe
 
 RATE = 16000

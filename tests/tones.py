@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from sotto.data import Clip, ClipSource, DataConfig, open_data
-from sotto.new_model import NewWhisper, new_model, new_processor
+from sotto.new_models.whisper import NewWhisper, new_model, new_processor
 
 RATE = 16_000
 PITCHES = {"one": 300, "two": 700, "three": 1500, "four": 3100}

@@ -1,17 +1,15 @@
-"""Training examples: clips (or strings spliced from them) as log-mel windows and Whisper's label tokens."""
+"""Training examples: clips, or strings spliced from them, varied anew in every epoch."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Dataset
-from transformers import PreTrainedModel, WhisperProcessor
 
 from sotto.augmentation import Augmentation, Splicer, Splicing, augment
 from sotto.data import BadClip, Clip, ClipReference, ClipSource
@@ -24,11 +22,8 @@ LABEL_MULTIPLE = 16  # few different lengths, so that torch.compile seldom has t
 logger = logging.getLogger(__name__)
 
 
-class Batch(TypedDict):
-    """`input_features`: (batch, mel bins, frames) float32. `labels`: (batch, tokens) int64, padded with -100."""
-
-    input_features: torch.Tensor
-    labels: torch.Tensor
+Batch = dict[str, torch.Tensor]
+"""The inputs of a model by name, and `labels` (batch, tokens) int64, padded with -100."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Example:
+    """`audio` (samples,) with what is said in it; `span` where the model is to write the times too."""
+
     audio: NDArray[np.float32]
     text: str
     language: str | None
@@ -179,70 +176,8 @@ def seconds_of(reference: ClipReference) -> float:
     return header_seconds(reference.path) or 0.0
 
 
-def collator_for(model: PreTrainedModel, processor: WhisperProcessor, language: str) -> WhisperCollator:
-    """The collator that labels as `model` writes. Raises SottoError for a language that it does not know."""
-    multilingual = getattr(model.generation_config, "is_multilingual", True)
-    return WhisperCollator(processor, language, model.config.max_target_positions, multilingual)
-
-
-@dataclass(frozen=True)
-class WhisperCollator:
-    """Examples -> Batch. Examples that carry a span are labelled with its times.
-
-    Raises SottoError for a language that the model does not know, and for a text of more than `maximum_tokens` labels.
-    """
-
-    processor: WhisperProcessor
-    language: str
-    maximum_tokens: int = 448
-    multilingual: bool = True
-    """an English-only Whisper is prompted with neither language nor task"""
-
-    def __post_init__(self) -> None:
-        if not self.multilingual and self.language != "en":
-            raise SottoError(f"the model knows English only; it cannot be trained on language '{self.language}'")
-        self.language_id(self.language)
-
-    def __call__(self, examples: list[Example]) -> Batch:
-        extractor = self.processor.feature_extractor
-        features = extractor(
-            [example.audio for example in examples],
-            sampling_rate=extractor.sampling_rate,
-            return_tensors="pt",
-        ).input_features
-        labels = [self.label_ids(example) for example in examples]
-        longest = max(map(len, labels))
-        if longest > self.maximum_tokens:
-            text = examples[[len(ids) for ids in labels].index(longest)].text
-            raise SottoError(
-                f"a text of {longest} tokens, where the model takes {self.maximum_tokens}: '{text[:40]}'; "
-                "leave the clip out or cut it in two"
-            )
-        length = min(-(-longest // LABEL_MULTIPLE) * LABEL_MULTIPLE, self.maximum_tokens)
-        padded = torch.tensor([ids + [IGNORED] * (length - len(ids)) for ids in labels])
-        return Batch(input_features=features, labels=padded)
-
-    def label_ids(self, example: Example) -> list[int]:
-        """Language, task, text (with or without times) and end of text, without the start token, as Whisper has it."""
-        tokenizer: Any = self.processor.tokenizer
-        ids = {
-            name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("transcribe", "notimestamps", "endoftext")
-        }
-        language = self.language_id(example.language or self.language)
-        text = tokenizer.encode(f" {example.text}", add_special_tokens=False)
-        if example.span is not None:
-            first = ids["notimestamps"] + 1
-            start, end = (first + round(seconds / 0.02) for seconds in (example.span.start, example.span.end))
-            # Speech that runs on past the window: the end time twice, so that decoding goes on from there.
-            text = [start, *text, end, end] if example.span.cut else [start, *text, end]
-        else:
-            text = [ids["notimestamps"], *text]
-        prompt = [language, ids["transcribe"]] if self.multilingual else []
-        return [*prompt, *text, ids["endoftext"]]
-
-    def language_id(self, language: str) -> int:
-        tokenizer: Any = self.processor.tokenizer
-        found = tokenizer.convert_tokens_to_ids(f"<|{language}|>")
-        if found in (None, tokenizer.unk_token_id):  # Whisper's unknown token is its end of text
-            raise SottoError(f"the model has no language '{language}'; give one that it has, by its code: en, hi, ...")
-        return int(found)
+def padded(labels: Sequence[list[int]], most: int | None = None) -> torch.Tensor:
+    """(batch, tokens) int64, padded with -100 to one of few lengths, which is at most `most`."""
+    length = -(-max(map(len, labels)) // LABEL_MULTIPLE) * LABEL_MULTIPLE
+    length = length if most is None else min(length, most)
+    return torch.tensor([ids + [IGNORED] * (length - len(ids)) for ids in labels])

@@ -74,6 +74,8 @@ class CtcObjective(Objective):
 
 @objectives.register("ctc", Ctc)
 def build_ctc(config: Ctc, model: nn.Module) -> CtcObjective:
-    """Text tokens are those before Whisper's first special token, the end of text."""
+    """Text tokens are those before Whisper's first special token, the end of text. Raises SottoError for a CTC model."""
     whisper: Any = model
+    if not whisper.config.is_encoder_decoder:
+        raise SottoError("the objective ctc is for the encoder of a Whisper; a CTC model learns by CTC as it is")
     return CtcObjective(config, whisper.config.d_model, whisper.config.eos_token_id)

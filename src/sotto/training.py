@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,22 +15,17 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import (
-    LogitsProcessorList,
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from sotto.data import Clip
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
-from sotto.examples import IGNORED, Batch, Example, WhisperCollator
-from sotto.families.whisper_transcription import NoTimestamps, generation_settings, timestamp_begin
+from sotto.examples import IGNORED, Example
+from sotto.families import Family
 from sotto.metrics.errors import measure_errors
 from sotto.objectives import Objective
+from sotto.spec_augment import spec_augment
 from sotto.text import Normalizer
 
 WEIGHTS = "model.safetensors"
@@ -56,6 +52,8 @@ class Training:
     """SpecAugment: share of mel bins in masked spans (transformers' mask_feature_prob)"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is left out, with a word, on a CPU that has no fast products for it"""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """eager: plain products, which a CPU does faster in bf16 than the fused kernel, and a quarter of all time with it"""
     compile: bool = False
     """fuse operations with torch.compile: about a minute at the start, then steps twice as fast on a CPU"""
     length_bucketing: bool = True
@@ -82,45 +80,26 @@ class Training:
 class TrainedModel(nn.Module):
     """The model and the objectives it is trained with, as one module: so both are synchronised over processes."""
 
-    def __init__(self, model: PreTrainedModel, objectives: Sequence[Objective], label_smoothing: float) -> None:
+    def __init__(self, family: Family, objectives: Sequence[Objective], label_smoothing: float) -> None:
         super().__init__()
-        self.model = model
+        self.family = family
+        self.model = family.model
         self.objectives = nn.ModuleList(objectives)
         self.label_smoothing = label_smoothing
         self.terms: dict[str, torch.Tensor] = {}
 
     def forward(self, num_items_in_batch: Any = None, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss summed over label tokens, divided by their number over all processes."""
-        inputs = Batch(input_features=batch["input_features"], labels=batch["labels"])
-        labels = inputs["labels"]
+        labels = batch["labels"]
         tokens = (labels != IGNORED).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        model: Any = self.model
-        outputs = model(
-            input_features=inputs["input_features"],
-            decoder_input_ids=shift_right(labels, model.config.decoder_start_token_id, model.config.pad_token_id),
-            use_cache=False,
-        )
-        loss = nn.functional.cross_entropy(
-            outputs.logits.flatten(0, 1).float(),
-            labels.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
-        )
+        outputs, loss = self.family.loss(batch, self.label_smoothing)
         total = loss / tokens
-        self.terms["cross_entropy"] = total.detach()
+        self.terms[self.family.loss_name] = total.detach()
         for objective in self.objectives:
-            term = objective(self.model, inputs, outputs, tokens)
+            term = objective(self.model, batch, outputs, tokens)
             self.terms[str(objective.name)] = term.detach()
             total = total + term
         return {"loss": total}
-
-
-def shift_right(labels: torch.Tensor, start: int, pad: int) -> torch.Tensor:
-    """Decoder inputs for `labels` (batch, tokens): the start token, then every label but the last."""
-    inputs = labels.new_full(labels.shape, start)
-    inputs[:, 1:] = labels[:, :-1]
-    return inputs.masked_fill(inputs == IGNORED, pad)
 
 
 class AfterStep(TrainerCallback):
@@ -161,6 +140,7 @@ class SpeechTrainer(Trainer):
 
     trained: TrainedModel
     normalizer: Normalizer
+    language: str
     sampler_lengths: list[float]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -190,11 +170,9 @@ class SpeechTrainer(Trainer):
     ) -> dict[str, float]:
         """Corpus WER of greedy transcripts of the validation examples, shared out over the processes."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        collator: Any = self.data_collator
         rows = range(self.args.process_index, len(dataset), self.args.world_size)
-        pairs = transcribe_examples(
-            self.trained.model, collator, dataset, rows, self.args.eval_batch_size, self.args.device
-        )
+        decoding = Decoding(language=self.language, batch_size=self.args.eval_batch_size)
+        pairs = transcribe_examples(self.trained.family, decoding, dataset, rows)
         pairs = sorted(gather_object(pairs))
         names, references, hypotheses = (list(column) for column in zip(*pairs, strict=True))
         report = measure_errors([str(name) for name in names], references, hypotheses, self.normalizer)
@@ -216,73 +194,68 @@ class SpeechTrainer(Trainer):
         safetensors.torch.load_model(self.trained, Path(str(self.state.best_model_checkpoint)) / WEIGHTS)
 
 
-@torch.inference_mode()
 def transcribe_examples(
-    model: Any,
-    collator: WhisperCollator,
-    dataset: Dataset[Example],
-    rows: Sequence[int],
-    batch: int,
-    device: torch.device,
+    family: Family, decoding: Decoding, dataset: Dataset[Example], rows: Sequence[int]
 ) -> list[tuple[int, str, str]]:
-    """(row, reference, hypothesis) of each row, by greedy decoding without timestamps."""
-    was_training = model.training
-    model.eval()
-    tokenizer: Any = collator.processor.tokenizer
-    settings = generation_settings(model, Decoding(language=collator.language))
-    begin = timestamp_begin(model)
-    processors = LogitsProcessorList([NoTimestamps(begin)] if begin is not None else [])
-    pairs = []
-    for start in range(0, len(rows), batch):
-        chunk = rows[start : start + batch]
-        examples = [dataset[row] for row in chunk]
-        features = collator(examples)["input_features"].to(device)
-        tokens = model.generate(features, **settings, logits_processor=processors, do_sample=False)
-        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        pairs += [(row, example.text, text) for row, example, text in zip(chunk, examples, texts, strict=True)]
-    model.train(was_training)
-    return pairs
+    """(row, reference, hypothesis) of each row."""
+    references = []
+
+    def clips() -> Iterator[Clip]:
+        for row in rows:
+            example = dataset[row]
+            references.append(example.text)
+            yield Clip(str(row), example.audio, family.sampling_rate)
+
+    hypotheses = [found.text for found in family.transcribe(clips(), decoding)]
+    return list(zip(rows, references, hypotheses, strict=True))
 
 
 def train(
-    model: PreTrainedModel,
+    family: Family,
     config: Training,
     *,
     training_data: Any,
     validation_data: Any,
-    collator: WhisperCollator,
+    language: str,
     normalizer: Normalizer,
     folder: Path,
     objectives: Sequence[Objective] = (),
     device: str | None = None,
 ) -> list[dict[str, float]]:
-    """Train `model` in place and leave the weights of the best validation WER in it; returns the log.
+    """Train the family's model in place and leave the weights of the best validation WER in it; returns the log.
 
     Checkpoints go to `folder`; a second call with the same folder goes on from the last of them.
     """
-    settings: Any = model.config
-    settings.apply_spec_augment = config.mask_time > 0 or config.mask_frequency > 0
-    settings.mask_time_prob, settings.mask_feature_prob = config.mask_time, config.mask_frequency
-    settings.mask_time_min_masks = settings.mask_feature_min_masks = 0
-    trained = TrainedModel(model, objectives, config.label_smoothing)
+    trained = TrainedModel(family, objectives, config.label_smoothing)
     trainer = SpeechTrainer(
         model=trained,
         args=trainer_arguments(config, folder, device),
         train_dataset=training_data,
         eval_dataset=validation_data,
-        data_collator=collator,  # type: ignore[arg-type]
+        data_collator=family.collator(language),  # type: ignore[arg-type]
         callbacks=[AfterStep(trained), PrintedLog()],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.trained, trainer.normalizer = trained, normalizer
+    trainer.trained, trainer.normalizer, trainer.language = trained, normalizer, language
     trainer.sampler_lengths = training_data.lengths if config.length_bucketing and varied(training_data.lengths) else []
-    try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    except SottoError as error:  # one raised in a loader's process comes with the whole traceback before it
-        raise SottoError(str(error).splitlines()[-1].removeprefix("sotto.errors.SottoError: ")) from error
-    settings.apply_spec_augment = False
-    model.eval()
+    with spec_augment(family.model, config.mask_time, config.mask_frequency), attention(family.model, config.attention):
+        try:
+            trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        except SottoError as error:  # one raised in a loader's process comes with the whole traceback before it
+            raise SottoError(str(error).splitlines()[-1].removeprefix("sotto.errors.SottoError: ")) from error
+    family.model.eval()
     return list(trainer.state.log_history)
+
+
+@contextmanager
+def attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Compute attention in the way that transformers calls `name`, and then as before."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from transformers import PreTrainedModel, WhisperProcessor
+from transformers import PreTrainedModel
 
 from sotto.augmentation import Augmentation, Splicing
 from sotto.checkpoint import DTYPES, Recognizer, load, save
@@ -20,8 +20,9 @@ from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
 from sotto.data.hub import HubListing
 from sotto.distribution import processes
 from sotto.errors import SottoError
-from sotto.examples import ClipExamples, JoinedExamples, SplicedExamples, collator_for
-from sotto.new_model import NewWhisper, new_model, new_processor
+from sotto.examples import ClipExamples, JoinedExamples, SplicedExamples
+from sotto.families import family_of
+from sotto.new_models import new_models
 from sotto.objectives import objectives
 from sotto.run_folder import claimed
 from sotto.text import get_normalizer
@@ -73,7 +74,7 @@ class TrainingRecipe:
     training: Training
     language: str
     base: str | None = None
-    new: NewWhisper | None = None
+    new: Any = None
     normalizer: str | None = None
     objectives: tuple[Any, ...] = ()
 
@@ -89,6 +90,8 @@ def read_training_recipe(path: Path) -> TrainingRecipe:
     if not isinstance(listed, list):
         raise SottoError(f"{path.name}: objectives: expected a list, found {listed!r}")
     parsed = tuple(objectives.parse(entry, f"{path.name}: objectives[{index}]") for index, entry in enumerate(listed))
+    if values.get("new") is not None:
+        values["new"] = new_models.parse(values["new"], f"{path.name}: new")
     recipe = parse(TrainingRecipe, values, path.name)
     return replace(recipe, objectives=parsed)
 
@@ -97,6 +100,8 @@ def training_recipe_as_yaml(recipe: TrainingRecipe) -> str:
     """The resolved recipe: every setting, defaults included."""
     plain = to_plain(recipe)
     plain["objectives"] = objectives.to_plain(recipe.objectives)
+    if recipe.new is not None:
+        (plain["new"],) = new_models.to_plain([recipe.new])
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
@@ -159,22 +164,25 @@ def run_training(
     recipe: TrainingRecipe,
     root: Path,
     folder: Path,
-    load: Callable[[str], tuple[PreTrainedModel, WhisperProcessor]],
-) -> tuple[PreTrainedModel, WhisperProcessor, list[dict[str, float]]]:
-    """Train in `folder`/checkpoints, going on from the last of them if there is one. `load` opens a base checkpoint."""
+    load: Callable[[str], tuple[PreTrainedModel, Any]],
+) -> tuple[PreTrainedModel, Any, list[dict[str, float]]]:
+    """Train in `folder`/checkpoints, going on from the last of them if there is one. `load` opens a base checkpoint.
+
+    Returns the model, its processor and the log.
+    """
     model, processor = load(recipe.base) if recipe.base else build_new(recipe, root)
-    window = model.config.max_source_positions * 0.02
-    training_data, validation_data = build_data(recipe.data, root, window, recipe.training.seed)
-    collator = collator_for(model, processor, recipe.language)
+    family = family_of(model.config)(model, processor)
+    training_data, validation_data = build_data(recipe.data, root, family.longest_seconds, recipe.training.seed)
+    family.collator(recipe.language)
     main = processes().is_main_process
     with claimed(folder, training_recipe_as_yaml(recipe), {}) if main else nullcontext():
         processes().wait_for_everyone()
         log = train(
-            model,
+            family,
             recipe.training,
             training_data=training_data,
             validation_data=validation_data,
-            collator=collator,
+            language=recipe.language,
             normalizer=get_normalizer(recipe.normalizer, recipe.language),
             folder=folder / "checkpoints",
             objectives=[objectives.handler(config)(config, model) for config in recipe.objectives],
@@ -182,14 +190,12 @@ def run_training(
     return model, processor, log
 
 
-def build_new(recipe: TrainingRecipe, root: Path) -> tuple[PreTrainedModel, WhisperProcessor]:
+def build_new(recipe: TrainingRecipe, root: Path) -> tuple[PreTrainedModel, Any]:
     """A new model with a vocabulary learnt from the training transcripts."""
-    assert recipe.new is not None
     written = get_normalizer(recipe.data.transcripts)
     sources = open_sources(recipe.data, root)
     texts = [written(reference.text) for source in sources for reference in source.references if reference.text]
-    processor = new_processor(recipe.new, texts)
-    return new_model(recipe.new, processor.tokenizer, recipe.training.seed), processor
+    return new_models.handler(recipe.new)(recipe.new, texts, recipe.training.seed)
 
 
 def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str | None = None) -> float:
@@ -200,11 +206,9 @@ def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str
     if dtype is not None and dtype not in DTYPES:
         raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
 
-    def opened(base: str) -> tuple[PreTrainedModel, WhisperProcessor]:
+    def opened(base: str) -> tuple[PreTrainedModel, Any]:
         local = root / Path(base).expanduser()
         recognizer = load(local if local.exists() else base)
-        if not recognizer.model.config.is_encoder_decoder:
-            raise SottoError(f"{base}: training of CTC models is not there yet; give a Whisper checkpoint")
         return recognizer.model, recognizer.processor
 
     model, processor, log = run_training(recipe, root, folder, opened)

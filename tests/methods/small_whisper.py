@@ -12,7 +12,7 @@ from sotto.data import ClipSource, windows
 from sotto.methods import LowRank
 from sotto.methods.low_rank import apply_low_rank
 from sotto.methods.method import StepContext
-from sotto.new_model import NewWhisper, new_model, new_processor
+from sotto.new_models.whisper import NewWhisper, new_model, new_processor
 from whisper_windows import features_of
 
 MakeRecognizer = Callable[..., Recognizer]

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from sotto.data import Clip
 from sotto.decoding import Decoding, Segment, Transcription
 from sotto.errors import SottoError
+from sotto.examples import IGNORED, Batch, Example, padded
 from sotto.families.family import Family, Inputs, batches, evaluating
 from sotto.families.frames import Piece, pieces, text_of, tokens_of, words_of
 
@@ -28,6 +29,7 @@ class Ctc(Family):
     """Decides on every frame by itself, so that nothing has to be transcribed before."""
 
     decision: ClassVar[str] = "frame"
+    loss_name: ClassVar[str] = "ctc"
 
     @property
     def window_seconds(self) -> float:
@@ -62,21 +64,15 @@ class Ctc(Family):
         """(batch,): frames of the output that are not padding."""
 
     def inputs(self, audio: Sequence[NDArray[np.float32]]) -> Inputs:
-        """Features or samples (batch, length, ...), padded to the longest, with the attention mask (batch, length)."""
-        shortest = round(SHORTEST_SECONDS * self.sampling_rate)
-        padded = [np.pad(samples, (0, max(0, shortest - len(samples)))) for samples in audio]
-        found = self.processor.feature_extractor(
-            padded,
-            sampling_rate=self.sampling_rate,
-            padding="longest",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return dict(found.to(self.model.device, dtype=self.model.dtype))
+        return dict(heard(self.processor, audio).to(self.model.device, dtype=self.model.dtype))
+
+    def outputs(self, inputs: Inputs) -> Any:
+        """The model's own, with `logits` (batch, frames, vocabulary), those of padding included."""
+        return self.model(**inputs)
 
     def run(self, inputs: Inputs) -> torch.Tensor:
         """Scores (batch, frames, vocabulary), those of padding included."""
-        logits: torch.Tensor = self.model(**inputs).logits
+        logits: torch.Tensor = self.outputs(inputs).logits
         return logits
 
     def encode(self, inputs: Inputs) -> None:
@@ -135,6 +131,51 @@ class Ctc(Family):
         segments = [Segment(min(word.start, clip.seconds), min(word.end, clip.seconds), word.text) for word in words]
         text = text_of(tokenizer, [token.label for token in tokens])
         return Transcription(clip.name, text, clip.seconds, tuple(segments))
+
+    def collator(self, language: str) -> CtcCollator:
+        return CtcCollator(self.processor)
+
+    def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
+        """Connectionist temporal classification (Graves et al., 2006); a text with more tokens than frames is passed over."""
+        if label_smoothing:
+            raise SottoError("there is no label smoothing for a CTC model; leave out label_smoothing")
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        outputs = self.outputs(inputs)
+        is_text = batch["labels"] != IGNORED
+        loss = torch.nn.functional.ctc_loss(
+            outputs.logits.float().log_softmax(-1).transpose(0, 1),
+            batch["labels"][is_text],
+            self.frame_counts(inputs),
+            is_text.sum(1),
+            blank=self.blank,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        return outputs, loss
+
+
+@dataclass(frozen=True)
+class CtcCollator:
+    """Examples -> Batch: what the model hears, and the tokens of the texts as its tokenizer has them."""
+
+    processor: Any
+
+    def __call__(self, examples: list[Example]) -> Batch:
+        labels = [self.processor.tokenizer(example.text, add_special_tokens=False).input_ids for example in examples]
+        return {**heard(self.processor, [example.audio for example in examples]), "labels": padded(labels)}
+
+
+def heard(processor: Any, audio: Sequence[NDArray[np.float32]]) -> Any:
+    """Features or samples (batch, length, ...), padded to the longest, with the attention mask (batch, length)."""
+    extractor = processor.feature_extractor
+    shortest = round(SHORTEST_SECONDS * extractor.sampling_rate)
+    return extractor(
+        [np.pad(samples, (0, max(0, shortest - len(samples)))) for samples in audio],
+        sampling_rate=extractor.sampling_rate,
+        padding="longest",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
 
 
 def checked(processor: Any) -> Any:

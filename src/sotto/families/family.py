@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from sotto.data import Clip
 from sotto.decoding import Decoding, Transcription
+from sotto.examples import Batch, Example
 
 Inputs = dict[str, torch.Tensor]
 """What a model is called with, by name."""
@@ -30,6 +31,8 @@ class Family(ABC):
 
     decision: ClassVar[str]
     """what the model decides on, one after the other: a token, or a frame"""
+    loss_name: ClassVar[str]
+    """what its loss is called in logs"""
 
     @staticmethod
     @abstractmethod
@@ -83,6 +86,17 @@ class Family(ABC):
     @abstractmethod
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
         """Transcribe clips in the order given. Raises SottoError at once where the model cannot decode like this."""
+
+    @abstractmethod
+    def collator(self, language: str) -> Callable[[list[Example]], Batch]:
+        """What makes a batch of examples, on the CPU, in a loader's process.
+
+        Raises SottoError for a language that the model does not know.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
+        """(the model's outputs, the loss summed over label tokens) of a batch on the model's device."""
 
 
 def batches(clips: Iterable[Clip], longest_seconds: float, size: int) -> Iterator[list[Clip]]:

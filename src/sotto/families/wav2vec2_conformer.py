@@ -34,7 +34,7 @@ class Wav2Vec2Conformer(Ctc):
         counts: torch.Tensor = self.model._get_feat_extract_output_lengths(inputs["attention_mask"].sum(-1))
         return counts
 
-    def run(self, inputs: Inputs) -> torch.Tensor:
+    def outputs(self, inputs: Inputs) -> Any:
         """transformers lets what it computes for padding into the convolution modules; here it is kept out of them."""
         counts = self.frame_counts(inputs)
 
@@ -44,7 +44,7 @@ class Wav2Vec2Conformer(Ctc):
 
         handles = [] if inputs["attention_mask"].all() else self.before_depthwise(silence)
         try:
-            return super().run(inputs)
+            return super().outputs(inputs)
         finally:
             for handle in handles:
                 handle.remove()

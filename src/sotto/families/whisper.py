@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from transformers import GenerationConfig, WhisperProcessor
 from sotto.data import Clip
 from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
+from sotto.examples import IGNORED, Batch
 from sotto.families.family import Family, Inputs
+from sotto.families.whisper_labels import WhisperCollator, shift_right
 from sotto.families.whisper_transcription import language_and_task, quiet_transformers, transcribe
 
 
@@ -24,6 +26,7 @@ class Whisper(Family):
     """Decides on one token after the other, given those before it."""
 
     decision: ClassVar[str] = "token"
+    loss_name: ClassVar[str] = "cross_entropy"
 
     @staticmethod
     def load_processor(name: str | Path) -> WhisperProcessor:
@@ -97,3 +100,24 @@ class Whisper(Family):
 
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
         return transcribe(self, clips, decoding)
+
+    def collator(self, language: str) -> WhisperCollator:
+        multilingual = getattr(self.model.generation_config, "is_multilingual", True)
+        return WhisperCollator(self.processor, language, self.model.config.max_target_positions, multilingual)
+
+    def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
+        """Cross entropy of every token, given those before it."""
+        labels, config = batch["labels"], self.model.config
+        outputs = self.model(
+            input_features=batch["input_features"],
+            decoder_input_ids=shift_right(labels, config.decoder_start_token_id, config.pad_token_id),
+            use_cache=False,
+        )
+        loss = torch.nn.functional.cross_entropy(
+            outputs.logits.flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
+        return outputs, loss

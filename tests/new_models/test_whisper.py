@@ -9,7 +9,7 @@ import torch
 from transformers import WhisperProcessor
 
 from sotto.errors import SottoError
-from sotto.new_model import NewWhisper, new_model, new_processor
+from sotto.new_models.whisper import NewWhisper, new_model, new_processor
 
 UP_TO_HINDI = (
     "en",

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from sotto.errors import SottoError
+from sotto.new_models.registry import new_models
 
 TIME_STEP = 0.02  # seconds; one encoder position, and the grid of Whisper's timestamps
 
@@ -107,6 +108,12 @@ def new_processor(config: NewWhisper, texts: Iterable[str]) -> WhisperProcessor:
     """The tokenizer trained on `texts` and a log-mel feature extractor for the window."""
     extractor = WhisperFeatureExtractor(feature_size=config.mel_bins, chunk_length=round(config.window_seconds))
     return WhisperProcessor(extractor, new_tokenizer(config, texts))
+
+
+@new_models.register("whisper", NewWhisper)
+def build(config: NewWhisper, texts: Iterable[str], seed: int) -> tuple[WhisperForConditionalGeneration, Any]:
+    processor = new_processor(config, texts)
+    return new_model(config, processor.tokenizer, seed), processor
 
 
 def new_model(config: NewWhisper, tokenizer: WhisperTokenizer, seed: int) -> WhisperForConditionalGeneration:
