@@ -17,7 +17,8 @@ from digits import MODEL, some_clips
 from sotto.augmentation import Augmentation
 from sotto.calibration import calibrate
 from sotto.checkpoint import Recognizer
-from sotto.examples import ClipExamples, collator_for
+from sotto.examples import ClipExamples
+from sotto.families.whisper import Whisper
 from sotto.objectives import Ctc, Objective, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
@@ -80,11 +81,11 @@ def trained(
         length_bucketing=bucketed,
     )
     log = train(
-        model,
+        Whisper(model, processor),
         config,
         training_data=ClipExamples(source, Augmentation(gain_db=6, noise_snr_db=(5, 30)), 1.0, seed=0),
         validation_data=ClipExamples(open_folder(folder / "seven"), Augmentation(), 1.0, seed=0),
-        collator=collator_for(model, processor, "en"),
+        language="en",
         normalizer=get_normalizer("english"),
         folder=run,
         objectives=[head, Penalty(stop_at)],

@@ -9,7 +9,8 @@ import torch
 from sotto.augmentation import Augmentation, Splicing
 from sotto.data import Clip, ClipSource
 from sotto.errors import SottoError
-from sotto.examples import IGNORED, ClipExamples, Example, Span, SplicedExamples, WhisperCollator
+from sotto.examples import IGNORED, ClipExamples, Example, Span, SplicedExamples
+from sotto.families.whisper_labels import WhisperCollator
 from tones import PITCHES, RATE, clip, open_folder, pitch_of, square_wave, tiny_whisper, write_folder
 
 VARIED = Augmentation(speed=(0.95, 1.0, 1.05), gain_db=6, noise_snr_db=(10, 30))

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from sotto.errors import SottoError
-from sotto.examples import IGNORED, Batch, Example, Span, WhisperCollator
+from sotto.examples import IGNORED, Example, Span
+from sotto.families.whisper_labels import WhisperCollator, shift_right
 from sotto.objectives import Ctc, CtcObjective, objectives
-from sotto.training import shift_right
 from tones import PITCHES, square_wave, tiny_whisper
 
 WORDS = ("one", "two three", "four")
 
 
 def term(objective: CtcObjective, states: torch.Tensor, labels: list[list[int]], tokens: int) -> torch.Tensor:
-    batch = Batch(input_features=torch.zeros(len(labels), 80, 10), labels=torch.tensor(labels))
+    batch = {"input_features": torch.zeros(len(labels), 80, 10), "labels": torch.tensor(labels)}
     return objective(nn.Identity(), batch, SimpleNamespace(encoder_last_hidden_state=states), torch.tensor(tokens))
 
 

@@ -16,10 +16,12 @@ from torch import nn
 from sotto.augmentation import Augmentation
 from sotto.data import ClipSource
 from sotto.errors import SottoError
-from sotto.examples import IGNORED, Batch, ClipExamples, Example, WhisperCollator, collator_for
+from sotto.examples import IGNORED, Batch, ClipExamples, Example
+from sotto.families.whisper import Whisper
+from sotto.families.whisper_labels import WhisperCollator, shift_right
 from sotto.objectives import Ctc, Objective, objectives
 from sotto.text import get_normalizer
-from sotto.training import LengthSampler, TrainedModel, Training, last_checkpoint, shift_right, train
+from sotto.training import LengthSampler, TrainedModel, Training, last_checkpoint, train
 from tones import PITCHES, open_folder, square_wave, tiny_whisper, write_folder
 
 Log = list[dict[str, float]]
@@ -79,11 +81,11 @@ def run(
     """(model, log) of a training of the tiny Whisper; `terms` builds objectives from the model, or is a list."""
     model, processor = tiny_whisper()
     log = train(
-        model,
+        Whisper(model, processor),
         config,
         training_data=training_data or ClipExamples(source, NOISY, 1.0, seed=0),
         validation_data=ClipExamples(source, Augmentation(), 1.0, seed=0),
-        collator=collator_for(model, processor, "en"),
+        language="en",
         normalizer=get_normalizer("english"),
         folder=folder,
         objectives=terms(model) if callable(terms) else terms,
@@ -364,10 +366,11 @@ def test_the_loss_is_whispers_own() -> None:
     model, processor = tiny_whisper()
     batch = batch_of(processor)
     expected = model(**batch).loss  # transformers: the mean over all labels that are not -100
-    found = TrainedModel(model, [], 0.0)(**batch)["loss"]
+    trained = TrainedModel(Whisper(model, processor), [], 0.0)
+    found = trained(**batch)["loss"]
     torch.testing.assert_close(found, expected)
     tokens = int((batch["labels"] != IGNORED).sum())
-    twice = TrainedModel(model, [], 0.0)(**batch, num_items_in_batch=torch.tensor(2 * tokens))["loss"]
+    twice = trained(**batch, num_items_in_batch=torch.tensor(2 * tokens))["loss"]
     torch.testing.assert_close(twice, expected / 2)
 
 
@@ -380,7 +383,7 @@ def test_label_smoothing_mixes_in_the_mean_over_the_vocabulary() -> None:
     kept = labels != IGNORED
     right = scores[kept].gather(1, labels[kept][:, None])
     expected = -(0.9 * right.sum() + 0.1 * scores[kept].mean(-1).sum()) / kept.sum()
-    torch.testing.assert_close(TrainedModel(model, [], 0.1)(**batch)["loss"], expected)
+    torch.testing.assert_close(TrainedModel(Whisper(model, processor), [], 0.1)(**batch)["loss"], expected)
 
 
 def test_decoder_inputs_are_the_labels_one_later() -> None:
@@ -404,6 +407,31 @@ def test_the_sampler_puts_clips_of_like_length_together() -> None:
     assert second != first
 
 
+def test_the_first_epoch_can_go_from_short_to_long() -> None:
+    lengths = np.random.default_rng(0).uniform(1, 30, size=100).tolist()
+    sampler = LengthSampler(8, lengths, seed=0, shortest_first=True)
+    first = [round(100 * lengths[index]) for index in sampler]
+    assert first == sorted(first)
+    sampler.set_epoch(1)
+    plain = LengthSampler(8, lengths, seed=0)
+    plain.set_epoch(1)
+    assert list(sampler) == list(plain)
+
+
+def test_attention_is_computed_as_asked_and_then_as_before(source: ClipSource, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def terms(model: Any) -> list[Objective]:
+        model.register_forward_pre_hook(lambda module, _: seen.append(module.config._attn_implementation))
+        return []
+
+    model, log = run(short(steps=2, attention="eager"), source, tmp_path / "eager", terms)
+    _, fused = run(short(steps=2), source, tmp_path / "fused")
+    assert set(seen) == {"eager"}
+    assert model.config._attn_implementation == "sdpa"
+    np.testing.assert_allclose(column(log, "loss"), column(fused, "loss"), rtol=1e-4)
+
+
 def test_an_error_in_a_loaders_process_stays_one_line(tmp_path: Path) -> None:
     source = open_folder(write_folder(tmp_path / "clips", ["one"] * 2, [0.5, 0.6]))
     for path in (tmp_path / "clips").glob("*.wav"):
@@ -423,6 +451,7 @@ def test_an_error_in_a_loaders_process_stays_one_line(tmp_path: Path) -> None:
         ({"workers": -1}, "workers must not be negative"),
         ({"warmup_steps": -1}, "warmup_steps must not be negative"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
+        ({"shortest_first": True, "length_bucketing": False}, "shortest_first needs length_bucketing"),
         ({"mask_time": -0.1}, "mask_time must be at least 0 and below 1"),
     ],
 )

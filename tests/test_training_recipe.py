@@ -35,7 +35,7 @@ RECIPE: dict[str, Any] = {
     "training": {"steps": 2, "batch_size": 2, "workers": 0, "evaluate_every": 2},
     "language": "en",
     "normalizer": "english",
-    "new": {**NEW, "vocabulary": 300, "maximum_tokens": 32},
+    "new": {"whisper": {**NEW, "vocabulary": 300, "maximum_tokens": 32}},
     "objectives": [{"ctc": {"weight": 0.2}}],
 }
 
@@ -98,7 +98,8 @@ def test_the_shipped_recipe_is_a_recipe() -> None:
         ({"language": None}, "train.yaml: missing key 'language'"),
         ({"training": {"batch_size": 2}}, "train.yaml.training: missing key 'steps'"),
         ({"data": {"hold_out": 2}}, "train.yaml.data: missing key 'train'"),
-        ({"new": {"d_model": 16}}, "train.yaml.new: missing key 'encoder_layers'"),
+        ({"new": {"whisper": {"d_model": 16}}}, "train.yaml: new.whisper: missing key 'encoder_layers'"),
+        ({"new": {"wisper": NEW}}, "train.yaml: new: unknown new model 'wisper'; did you mean 'whisper'?"),
         (
             {"base": "some/whisper"},
             "train.yaml: give either base (a checkpoint) or new (the dimensions of a new model)",
@@ -116,9 +117,15 @@ def test_the_shipped_recipe_is_a_recipe() -> None:
         ({"data": data(timestamp_share=1.5)}, "train.yaml.data: timestamp_share must be between 0 and 1, found 1.5"),
         ({"training": {"steps": "ten"}}, "train.yaml.training.steps: expected int, found 'ten'"),
         ({"training": {"steps": 0}}, "train.yaml.training: steps must be at least 1, found 0"),
-        ({"new": {**NEW, "attention_heads": 3}}, "train.yaml.new: d_model 16 is not a multiple of attention_heads 3"),
-        ({"new": {**NEW, "window_seconds": 1.5}}, "train.yaml.new: window_seconds must be a whole number of seconds"),
-        ({"new": {**NEW, "vocabulary": 255}}, "train.yaml.new: vocabulary must be at least 256"),
+        (
+            {"new": {"whisper": {**NEW, "attention_heads": 3}}},
+            "train.yaml: new.whisper: d_model 16 is not a multiple of attention_heads 3",
+        ),
+        (
+            {"new": {"whisper": {**NEW, "window_seconds": 1.5}}},
+            "train.yaml: new.whisper: window_seconds must be a whole number of seconds",
+        ),
+        ({"new": {"whisper": {**NEW, "vocabulary": 255}}}, "train.yaml: new.whisper: vocabulary must be at least 256"),
         ({"objectives": {"ctc": {}}}, "train.yaml: objectives: expected a list, found {'ctc': {}}"),
         ({"objectives": [{"ctc": {"weight": 0}}]}, "train.yaml: objectives[0].ctc: weight must be positive, found 0"),
     ],

@@ -74,7 +74,7 @@ class CtcObjective(Objective):
 
 @objectives.register("ctc", Ctc)
 def build_ctc(config: Ctc, model: nn.Module) -> CtcObjective:
-    """Text tokens are those before Whisper's first special token, the end of text. Raises SottoError for a CTC model."""
+    """Text tokens are those before Whisper's first special token, the end of text. Raises SottoError for CTC models."""
     whisper: Any = model
     if not whisper.config.is_encoder_decoder:
         raise SottoError("the objective ctc is for the encoder of a Whisper; a CTC model learns by CTC as it is")

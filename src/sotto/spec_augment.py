@@ -40,7 +40,9 @@ def spec_augment(model: Any, time: float, frequency: float) -> Iterator[None]:
 def masking(time: float, frequency: float) -> Any:
     """A hook that masks what an encoder in training hears."""
 
-    def hook(encoder: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hook(
+        encoder: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if encoder.training:
             named = {**named, "input_features": masked(named["input_features"], time, frequency)}
         return args, named

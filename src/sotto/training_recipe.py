@@ -45,6 +45,8 @@ class TrainingData:
     splicing: Splicing | None = None
     validation_strings: int = 200
     """how many strings are spliced from the validation clips, where there is splicing; 0 takes the clips one by one"""
+    window_seconds: float | None = None
+    """Whisper hears windows of this length while it is trained, if given, and clips that fit them; its own is longer"""
     timestamp_share: float = 0.0
     """share of spliced strings labelled with times"""
     transcripts: str = "none"
@@ -172,21 +174,22 @@ def run_training(
     """
     model, processor = load(recipe.base) if recipe.base else build_new(recipe, root)
     family = family_of(model.config)(model, processor)
-    training_data, validation_data = build_data(recipe.data, root, family.longest_seconds, recipe.training.seed)
     family.collator(recipe.language)
     main = processes().is_main_process
-    with claimed(folder, training_recipe_as_yaml(recipe), {}) if main else nullcontext():
-        processes().wait_for_everyone()
-        log = train(
-            family,
-            recipe.training,
-            training_data=training_data,
-            validation_data=validation_data,
-            language=recipe.language,
-            normalizer=get_normalizer(recipe.normalizer, recipe.language),
-            folder=folder / "checkpoints",
-            objectives=[objectives.handler(config)(config, model) for config in recipe.objectives],
-        )
+    with family.window(recipe.data.window_seconds):
+        data = build_data(recipe.data, root, family.longest_seconds, recipe.training.seed)
+        with claimed(folder, training_recipe_as_yaml(recipe), {}) if main else nullcontext():
+            processes().wait_for_everyone()
+            log = train(
+                family,
+                recipe.training,
+                training_data=data[0],
+                validation_data=data[1],
+                language=recipe.language,
+                normalizer=get_normalizer(recipe.normalizer, recipe.language),
+                folder=folder / "checkpoints",
+                objectives=[objectives.handler(config)(config, model) for config in recipe.objectives],
+            )
     return model, processor, log
 
 

@@ -136,7 +136,7 @@ class Ctc(Family):
         return CtcCollator(self.processor)
 
     def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
-        """Connectionist temporal classification (Graves et al., 2006); a text with more tokens than frames is passed over."""
+        """Connectionist temporal classification (Graves et al., 2006); none for a text of more tokens than frames."""
         if label_smoothing:
             raise SottoError("there is no label smoothing for a CTC model; leave out label_smoothing")
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
@@ -156,13 +156,25 @@ class Ctc(Family):
 
 @dataclass(frozen=True)
 class CtcCollator:
-    """Examples -> Batch: what the model hears, and the tokens of the texts as its tokenizer has them."""
+    """Examples -> Batch: what the model hears, and the tokens of the texts as its tokenizer has them.
+
+    Raises SottoError for a text that is mostly unknown to the tokenizer, such as lower case where it has upper case.
+    """
 
     processor: Any
 
     def __call__(self, examples: list[Example]) -> Batch:
-        labels = [self.processor.tokenizer(example.text, add_special_tokens=False).input_ids for example in examples]
+        labels = [self.label_ids(example.text) for example in examples]
         return {**heard(self.processor, [example.audio for example in examples]), "labels": padded(labels)}
+
+    def label_ids(self, text: str) -> list[int]:
+        tokenizer = self.processor.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        if 2 * ids.count(tokenizer.unk_token_id) > len(ids):
+            raise SottoError(
+                f"the model cannot write most of '{text[:40]}'; choose data.transcripts by the letters and case it has"
+            )
+        return ids
 
 
 def heard(processor: Any, audio: Sequence[NDArray[np.float32]]) -> Any:

@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from sotto.data import Clip
 from sotto.decoding import Decoding, Transcription
+from sotto.errors import SottoError
 from sotto.examples import Batch, Example
 
 Inputs = dict[str, torch.Tensor]
@@ -33,6 +34,8 @@ class Family(ABC):
     """what the model decides on, one after the other: a token, or a frame"""
     loss_name: ClassVar[str]
     """what its loss is called in logs"""
+    idle_weights: ClassVar[bool] = False
+    """whether transformers gives it weights that do not take part in the loss"""
 
     @staticmethod
     @abstractmethod
@@ -86,6 +89,16 @@ class Family(ABC):
     @abstractmethod
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
         """Transcribe clips in the order given. Raises SottoError at once where the model cannot decode like this."""
+
+    @contextmanager
+    def window(self, seconds: float | None) -> Iterator[None]:
+        """For a while the model hears windows of this length; of its own where `seconds` is None.
+
+        Raises SottoError where it has none, or a shorter one.
+        """
+        if seconds is not None:
+            raise SottoError("the model has no window; leave out window_seconds")
+        yield
 
     @abstractmethod
     def collator(self, language: str) -> Callable[[list[Example]], Batch]:

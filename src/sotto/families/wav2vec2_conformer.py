@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import Wav2Vec2Processor
@@ -17,6 +17,8 @@ from sotto.surgery import layer_path
 
 @dataclass(frozen=True)
 class Wav2Vec2Conformer(Ctc):
+    idle_weights: ClassVar[bool] = True
+
     @staticmethod
     def load_processor(name: str | Path) -> Any:
         return checked(Wav2Vec2Processor.from_pretrained(name))

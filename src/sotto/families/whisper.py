@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import GenerationConfig, WhisperProcessor
 
 from sotto.data import Clip
@@ -18,7 +20,7 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.families.family import Family, Inputs
 from sotto.families.whisper_labels import WhisperCollator, shift_right
-from sotto.families.whisper_transcription import language_and_task, quiet_transformers, transcribe
+from sotto.families.whisper_transcription import TIME_STEP, language_and_task, quiet_transformers, transcribe
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,26 @@ class Whisper(Family):
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
         return transcribe(self, clips, decoding)
 
+    @contextmanager
+    def window(self, seconds: float | None) -> Iterator[None]:
+        """Positions are sinusoids: those of a shorter window are the first ones."""
+        config, extractor, whole = self.model.config, self.processor.feature_extractor, self.window_seconds
+        if seconds is None:
+            yield
+            return
+        if not 1 <= seconds <= whole or seconds % 1:
+            raise SottoError(f"window_seconds must be whole seconds, at most the model's {whole:g}, found {seconds:g}")
+        encoder = self.model.get_encoder()
+        positions = encoder.embed_positions
+        try:
+            set_window(config, extractor, round(seconds))
+            first = positions.weight[: config.max_source_positions].detach().clone()
+            encoder.embed_positions = nn.Embedding.from_pretrained(first, freeze=True)
+            yield
+        finally:
+            set_window(config, extractor, round(whole))
+            encoder.embed_positions = positions.to(self.model.device)
+
     def collator(self, language: str) -> WhisperCollator:
         multilingual = getattr(self.model.generation_config, "is_multilingual", True)
         return WhisperCollator(self.processor, language, self.model.config.max_target_positions, multilingual)
@@ -113,7 +135,7 @@ class Whisper(Family):
             decoder_input_ids=shift_right(labels, config.decoder_start_token_id, config.pad_token_id),
             use_cache=False,
         )
-        loss = torch.nn.functional.cross_entropy(
+        loss = nn.functional.cross_entropy(
             outputs.logits.flatten(0, 1).float(),
             labels.flatten(),
             ignore_index=IGNORED,
@@ -121,3 +143,11 @@ class Whisper(Family):
             label_smoothing=label_smoothing,
         )
         return outputs, loss
+
+
+def set_window(config: Any, extractor: Any, seconds: int) -> None:
+    """Have model and feature extractor take windows of that length."""
+    config.max_source_positions = round(seconds / TIME_STEP)
+    extractor.chunk_length = seconds
+    extractor.n_samples = seconds * extractor.sampling_rate
+    extractor.nb_max_frames = extractor.n_samples // extractor.hop_length
