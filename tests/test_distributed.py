@@ -70,7 +70,7 @@ def trained(
     model, processor = tiny_whisper()
     source = open_folder(folder / "eight")
     torch.manual_seed(0)
-    head = objectives.handler(Ctc(0.3))(Ctc(0.3), model)
+    head = objectives.handler(Ctc(0.3))(Ctc(0.3), Whisper(model, processor))
     config = Training(
         steps=STEPS,
         batch_size=4,

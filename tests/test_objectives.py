@@ -8,6 +8,7 @@ from torch import nn
 
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Example, Span
+from sotto.families.whisper import Whisper
 from sotto.families.whisper_labels import WhisperCollator, shift_right
 from sotto.objectives import Ctc, CtcObjective, objectives
 from tones import PITCHES, square_wave, tiny_whisper
@@ -20,9 +21,14 @@ def term(objective: CtcObjective, states: torch.Tensor, labels: list[list[int]],
     return objective(nn.Identity(), batch, SimpleNamespace(encoder_last_hidden_state=states), torch.tensor(tokens))
 
 
+def of_tokens(weight: float, width: int, text_tokens: int) -> CtcObjective:
+    """One whose units are the tokens themselves."""
+    return CtcObjective(weight, width, torch.arange(text_tokens)[:, None])
+
+
 def with_probabilities(weight: float, probabilities: list[float]) -> CtcObjective:
     """A head that gives every position the same probabilities; the last is the blank's."""
-    objective = CtcObjective(Ctc(weight), width=3, text_tokens=len(probabilities) - 1)
+    objective = of_tokens(weight, 3, len(probabilities) - 1)
     nn.init.zeros_(objective.head.weight)
     objective.head.bias.data = torch.tensor(probabilities).log()
     return objective
@@ -55,7 +61,7 @@ def test_special_tokens_and_times_are_left_out() -> None:
 
 def test_a_batch_is_the_sum_of_its_clips_over_all_tokens() -> None:
     torch.manual_seed(0)
-    objective = CtcObjective(Ctc(0.7), width=6, text_tokens=5)
+    objective = of_tokens(0.7, 6, 5)
     states = torch.randn(3, 9, 6)
     texts = [[0, 1, 1], [4], [2, 3]]
     labels = [[7, *text, 6] + [IGNORED] * (3 - len(text)) for text in texts]
@@ -69,7 +75,7 @@ def test_a_batch_is_the_sum_of_its_clips_over_all_tokens() -> None:
 
 
 def test_a_text_longer_than_the_positions_counts_nothing() -> None:
-    objective = CtcObjective(Ctc(), width=3, text_tokens=4)
+    objective = of_tokens(0.3, 3, 4)
     states = torch.randn(2, 2, 3, requires_grad=True)
     both = term(objective, states, [[0, 1, 2], [3, IGNORED, IGNORED]], tokens=1)
     alone = term(objective, states[1:], [[3]], tokens=1)
@@ -82,7 +88,7 @@ def test_a_text_longer_than_the_positions_counts_nothing() -> None:
 
 def test_on_whisper_the_gradient_reaches_the_encoder_alone() -> None:
     model, processor = tiny_whisper()
-    objective = objectives.handler(Ctc(0.5))(Ctc(0.5), model)
+    objective = objectives.handler(Ctc(0.5))(Ctc(0.5), Whisper(model, processor))
     assert isinstance(objective, CtcObjective)
     end = processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert objective.head.out_features == end + 1  # all text tokens, and the blank
@@ -108,6 +114,34 @@ def test_on_whisper_the_gradient_reaches_the_encoder_alone() -> None:
     assert not any(trained(parameter) for parameter in model.model.decoder.parameters())
 
 
+def test_tokens_are_spelt_out_in_order() -> None:
+    """Token 0 is "ab", 1 is "b", 2 is "aba": the same loss as of the letters."""
+    spelling = torch.tensor([[0, 1, IGNORED], [1, IGNORED, IGNORED], [0, 1, 0]])
+    torch.manual_seed(0)
+    spelt_out = CtcObjective(1.0, 4, spelling)
+    letters = of_tokens(1.0, 4, 2)
+    letters.load_state_dict(spelt_out.state_dict())
+    states = torch.randn(2, 12, 4)
+    found = term(spelt_out, states, [[9, 0, 2, 5], [1, 5, IGNORED, IGNORED]], tokens=3)
+    expected = term(letters, states, [[9, 0, 1, 0, 1, 0], [1, 7, IGNORED, IGNORED, IGNORED, IGNORED]], tokens=3)
+    torch.testing.assert_close(found, expected)
+
+
+def test_bytes_are_those_of_the_text_whatever_the_tokens() -> None:
+    model, processor = tiny_whisper()
+    objective = objectives.handler(Ctc(units="bytes"))(Ctc(units="bytes"), Whisper(model, processor))
+    assert isinstance(objective, CtcObjective)
+    assert objective.blank == 256  # one unit a byte, and then the blank
+    tokenizer = processor.tokenizer
+    whole = tokenizer.encode(" three", add_special_tokens=False)
+    apart = [token for letter in " three" for token in tokenizer.encode(letter, add_special_tokens=False)]
+    assert len(whole) < len(apart)
+    units = [objective.units_of(torch.tensor([ids])) for ids in (whole, apart)]
+    first, second = (found[found != IGNORED].tolist() for found in units)
+    assert first == second
+    assert len(first) == len(" three")
+
+
 def trained(parameter: Any) -> bool:
     return parameter.grad is not None and bool((parameter.grad != 0).any())
 
@@ -115,6 +149,7 @@ def trained(parameter: Any) -> bool:
 def test_recipes_name_it_ctc() -> None:
     assert objectives.parse({"ctc": {"weight": 0.2}}, "objectives[0]") == Ctc(0.2)
     assert objectives.parse("ctc", "objectives[0]") == Ctc(0.3)
+    assert objectives.parse({"ctc": {"units": "bytes"}}, "objectives[0]") == Ctc(0.3, "bytes")
 
 
 @pytest.mark.parametrize("weight", [0, -0.1])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sotto.augmentation import Augmentation
@@ -21,7 +21,15 @@ from sotto.families.whisper import Whisper
 from sotto.families.whisper_labels import WhisperCollator, shift_right
 from sotto.objectives import Ctc, Objective, objectives
 from sotto.text import get_normalizer
-from sotto.training import LengthSampler, TrainedModel, Training, last_checkpoint, train
+from sotto.training import (
+    LengthSampler,
+    SpeechTrainer,
+    TrainedModel,
+    Training,
+    average,
+    last_checkpoint,
+    train,
+)
 from tones import PITCHES, open_folder, square_wave, tiny_whisper, write_folder
 
 Log = list[dict[str, float]]
@@ -63,7 +71,7 @@ class NotingExamples(ClipExamples):
 
 def ctc(model: Any) -> Objective:
     torch.manual_seed(0)
-    return objectives.handler(Ctc(0.3))(Ctc(0.3), model)
+    return objectives.handler(Ctc(0.3))(Ctc(0.3), Whisper(model, tiny_whisper()[1]))
 
 
 def short(**changes: Any) -> Training:
@@ -458,6 +466,35 @@ def test_an_error_in_a_loaders_process_stays_one_line(tmp_path: Path) -> None:
 def test_training_validates_itself(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SottoError, match=message):
         Training(**({"steps": 1} | values))
+
+
+def test_weights_are_averaged_and_whole_numbers_taken_from_the_last(tmp_path: Path) -> None:
+    for number, (weight, count) in enumerate([(1.0, 3), (3.0, 5)]):
+        save_file({"weight": torch.tensor([weight]), "count": torch.tensor(count)}, tmp_path / f"{number}.safetensors")
+    found = average(sorted(tmp_path.iterdir()))
+    assert found["weight"].tolist() == [2.0]
+    assert found["count"].item() == 5
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_average_of_the_last_checkpoints_is_kept_where_it_is_better(
+    source: ClipSource, tmp_path: Path, better: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = iter([0.5, 0.4, 0.3, 0.2 if better else 0.3])
+    own = SpeechTrainer.evaluate
+
+    def evaluate(self: SpeechTrainer, *args: Any, **named: Any) -> dict[str, float]:
+        own(self, *args, **named)
+        return {"eval_wer": next(rates)}
+
+    monkeypatch.setattr(SpeechTrainer, "evaluate", evaluate)
+    model, _ = run(short(steps=6, evaluate_every=2, average_last=3), source, tmp_path)
+    saved = [weights(tmp_path, step) for step in (2, 4, 6)]
+    name = "model.model.encoder.conv1.weight"
+    mean = torch.stack([each[name] for each in saved]).mean(0)
+    expected = mean if better else saved[-1][name]
+    assert (mean - saved[-1][name]).abs().max() > 1e-5
+    torch.testing.assert_close(model.model.encoder.conv1.weight.detach(), expected)
 
 
 def test_the_log_is_printed_as_it_comes(source: ClipSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

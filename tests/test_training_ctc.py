@@ -122,7 +122,7 @@ def test_label_smoothing_is_refused() -> None:
 
 def test_a_term_for_whispers_encoder_is_refused() -> None:
     with pytest.raises(SottoError, match="the objective ctc is for the encoder of a Whisper"):
-        objectives.handler(CtcTerm())(CtcTerm(), family_of("parakeet").model)
+        objectives.handler(CtcTerm())(CtcTerm(), family_of("parakeet"))
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
+from sotto.families import Family
 from sotto.registry import Registry
 
 
@@ -30,14 +31,17 @@ class Objective(nn.Module):
         """Called after optimiser step number `step` (from 1)."""
 
 
-objectives: Registry[Callable[[Any, nn.Module], Objective]] = Registry("objective")
+objectives: Registry[Callable[[Any, Family], Objective]] = Registry("objective")
 
 
 @dataclass(frozen=True)
 class Ctc:
-    """Connectionist temporal classification on the encoder: it teaches the encoder where words are."""
+    """Connectionist temporal classification on Whisper's encoder: it teaches the encoder where words are."""
 
     weight: float = 0.3
+    units: Literal["tokens", "bytes"] = "tokens"
+    """what is found in the audio: the decoder's tokens, or the bytes that they stand for. There are few bytes and each
+    is often heard, so that little speech is enough to find them"""
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
@@ -45,37 +49,57 @@ class Ctc:
 
 
 class CtcObjective(Objective):
-    """CTC of the text tokens over the encoder's positions, through a linear head (Graves et al., 2006)."""
+    """CTC of the text tokens, or of what they are spelt with, over the encoder's positions (Graves et al., 2006)."""
 
     name = "ctc"
+    spelling: torch.Tensor
 
-    def __init__(self, config: Ctc, width: int, text_tokens: int) -> None:
+    def __init__(self, weight: float, width: int, spelling: torch.Tensor) -> None:
+        """`spelling` (text tokens, longest): the units of every token, padded with -100."""
         super().__init__()
-        self.weight = config.weight
-        self.text_tokens = text_tokens
-        self.head = nn.Linear(width, text_tokens + 1)
+        self.weight = weight
+        self.blank = int(spelling.max()) + 1
+        self.head = nn.Linear(width, self.blank + 1)
+        self.register_buffer("spelling", spelling, persistent=False)
 
     def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
         scores = self.head(outputs.encoder_last_hidden_state).float().log_softmax(-1).transpose(0, 1)
-        labels = batch["labels"]
-        is_text = (labels != IGNORED) & (labels < self.text_tokens)
-        positions = torch.full((labels.shape[0],), scores.shape[0], device=labels.device)
+        units = self.units_of(batch["labels"])
         loss = nn.functional.ctc_loss(
             scores,
-            labels[is_text],
-            positions,
-            is_text.sum(1),
-            blank=self.text_tokens,
+            units[units != IGNORED],
+            torch.full((len(units),), scores.shape[0], device=units.device),
+            (units != IGNORED).sum((1, 2)),
+            blank=self.blank,
             reduction="sum",
             zero_infinity=True,
         )
         return self.weight * loss / tokens
 
+    def units_of(self, labels: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, longest spelling): the units of `labels` (batch, tokens); -100 for all but text."""
+        is_text = (labels != IGNORED) & (labels < len(self.spelling))
+        return self.spelling[labels.where(is_text, 0)].where(is_text[..., None], IGNORED)
+
 
 @objectives.register("ctc", Ctc)
-def build_ctc(config: Ctc, model: nn.Module) -> CtcObjective:
+def build_ctc(config: Ctc, family: Family) -> CtcObjective:
     """Text tokens are those before Whisper's first special token, the end of text. Raises SottoError for CTC models."""
-    whisper: Any = model
-    if not whisper.config.is_encoder_decoder:
+    settings = family.model.config
+    if not settings.is_encoder_decoder:
         raise SottoError("the objective ctc is for the encoder of a Whisper; a CTC model learns by CTC as it is")
-    return CtcObjective(config, whisper.config.d_model, whisper.config.eos_token_id)
+    text_tokens = int(settings.eos_token_id)
+    if config.units == "tokens":
+        return CtcObjective(config.weight, settings.d_model, torch.arange(text_tokens)[:, None])
+    return CtcObjective(config.weight, settings.d_model, spelt(family.processor.tokenizer, text_tokens))
+
+
+def spelt(tokenizer: Any, count: int) -> torch.Tensor:
+    """(count, longest): the bytes of the first tokens, padded with -100.
+
+    A byte-level vocabulary writes every byte as one character.
+    """
+    texts = tokenizer.convert_ids_to_tokens(list(range(count)))
+    numbers = {character: number for number, character in enumerate(sorted(set("".join(texts))))}
+    rows = [torch.tensor([numbers[character] for character in text]) for text in texts]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)

@@ -62,12 +62,14 @@ class Training:
     in short clips far sooner"""
     evaluate_every: int = 500
     """steps between two measurements of validation WER; a checkpoint is written at each"""
+    average_last: int = 1
+    """at the end the weights of that many last checkpoints are averaged, and kept where they do better than the best"""
     log_every: int = 50
     workers: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "log_every"):
+        for name in ("steps", "batch_size", "evaluate_every", "log_every", "average_last"):
             if getattr(self, name) < 1:
                 raise SottoError(f"{name} must be at least 1, found {getattr(self, name)}")
         for name in ("warmup_steps", "workers"):
@@ -199,6 +201,13 @@ class SpeechTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def try_average(self, folder: Path, count: int) -> None:
+        """Average the last `count` checkpoints, and keep the average where its validation WER is below the best."""
+        best = {name: tensor.clone() for name, tensor in self.trained.state_dict().items()}
+        self.trained.load_state_dict(average([path / WEIGHTS for path in checkpoints(folder)[-count:]]), strict=False)
+        if self.evaluate()["eval_wer"] >= float(self.state.best_metric or 0.0):
+            self.trained.load_state_dict(best)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Trainer saves plain modules without regard to tied tensors; objectives have to be kept too, to resume.
         folder = Path(output_dir or str(self.args.output_dir))
@@ -260,6 +269,8 @@ def train(
     with spec_augment(family.model, config.mask_time, config.mask_frequency), attention(family.model, config.attention):
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+            if config.average_last > 1:
+                trainer.try_average(folder, config.average_last)
         except SottoError as error:  # one raised in a loader's process comes with the whole traceback before it
             raise SottoError(str(error).splitlines()[-1].removeprefix("sotto.errors.SottoError: ")) from error
     family.model.eval()
@@ -277,11 +288,26 @@ def attention(model: PreTrainedModel, name: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+def average(files: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The mean of the weights in safetensors files; whole numbers as in the last of them."""
+    loaded = [safetensors.torch.load_file(path) for path in files]
+    return {
+        name: torch.stack([weights[name] for weights in loaded]).mean(0) if last.is_floating_point() else last
+        for name, last in loaded[-1].items()
+    }
+
+
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in `folder` that is complete: one whose writing was killed is passed over."""
+    """The newest checkpoint in `folder`, if there is one."""
+    found = checkpoints(folder)
+    return str(found[-1]) if found else None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in `folder`, oldest first: one whose writing was killed is passed over."""
     states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if is_json(path)]
-    newest = max(states, key=lambda path: int(path.parent.name.removeprefix("checkpoint-")), default=None)
-    return None if newest is None else str(newest.parent)  # Trainer writes its state last
+    folders = [path.parent for path in states]  # Trainer writes its state last
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def is_json(path: Path) -> bool:
@@ -326,7 +352,7 @@ def trainer_arguments(config: Training, folder: Path, device: str | None, idle_w
         eval_steps=config.evaluate_every,
         save_strategy="steps",
         save_steps=config.evaluate_every,
-        save_total_limit=2,
+        save_total_limit=max(2, config.average_last),
         load_best_model_at_end=True,
         metric_for_best_model="wer",
         greater_is_better=False,

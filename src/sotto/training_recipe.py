@@ -188,7 +188,7 @@ def run_training(
                 language=recipe.language,
                 normalizer=get_normalizer(recipe.normalizer, recipe.language),
                 folder=folder / "checkpoints",
-                objectives=[objectives.handler(config)(config, model) for config in recipe.objectives],
+                objectives=[objectives.handler(config)(config, family) for config in recipe.objectives],
             )
     return model, processor, log
 
