@@ -1,16 +1,19 @@
-"""WER against encoder parameters for every way of choosing ranks, on the demo model and strings of digits.
+"""WER against encoder parameters for every way of choosing ranks.
 
-    python benchmarks/low_rank_pareto.py --calibration CORPUS/... --test runs/digit-strings
+    python benchmarks/low_rank_pareto.py --test runs/digit-strings --name digits
+    python benchmarks/low_rank_pareto.py --model benchmarks/reference/NAME --calibration CORPUS/... --test CORPUS/... \\
+        --language en --normalizer english --shares 0.8 0.6 0.5 0.4 --name NAME
 
-Thresholds are run first; every other way gets the encoder size that they led to as its budget, so that rows of one
-size compare. Differences are paired over the same clips, with 95 % intervals.
+Without `--shares` thresholds are run first; every other way gets the encoder size that they led to as its budget, so
+that rows of one size compare. With them, every way that takes a budget gets each share. Differences are paired over the
+same clips, with 95 % intervals.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +30,37 @@ from sotto.methods import LowRank, StepContext, methods
 from sotto.metrics.cost import count_parameters, encoder_flops
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.report.formats import points, rate
-from sotto.text import get_normalizer
+from sotto.text import Normalizer, get_normalizer
 
 DEMO = DEMO_RECIPE.parent
 THRESHOLDS = [(0.999, 0.999), (0.99, 0.999), (0.99, 0.995), (0.98, 0.98), (0.95, 0.95), (0.9, 0.9)]
-DECODING = Decoding(language="en", batch_size=16)
-NORMALIZER = get_normalizer("basic")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The base, the clips, and how they are written down and compared."""
+
+    base: Recognizer
+    calibration: DataConfig
+    test: DataConfig
+    decoding: Decoding
+    normalizer: Normalizer
+
+    def compressed(self, config: LowRank) -> Recognizer:
+        recognizer = self.base.copy()
+        clips = open_data(self.calibration, sampling_rate=self.base.sampling_rate)
+        methods.handler(config)(recognizer, config, StepContext(Path(), calibration=clips))
+        return recognizer
+
+    def errors_of(self, recognizer: Recognizer) -> ErrorReport:
+        clips = open_data(self.test, sampling_rate=recognizer.sampling_rate)
+        return evaluate(recognizer, clips, self.decoding, self.normalizer)
+
+    def sizes_of(self, recognizer: Recognizer) -> tuple[float, float]:
+        """Parameters and FLOPs of the encoder, as shares of the base's."""
+        frames = self.base.family.window_frames
+        flops = encoder_flops(recognizer.model, frames) / encoder_flops(self.base.model, frames)
+        return count_parameters(recognizer.model).encoder / count_parameters(self.base.model).encoder, flops
 
 
 def ways(multiple: int) -> dict[str, LowRank]:
@@ -47,54 +75,66 @@ def ways(multiple: int) -> dict[str, LowRank]:
     }
 
 
-def compressed(base: Recognizer, config: LowRank, calibration: str) -> Recognizer:
-    recognizer = copy.deepcopy(base)
-    clips = open_data(DataConfig(calibration), sampling_rate=base.sampling_rate)
-    methods.handler(config)(recognizer, config, StepContext(Path(), calibration=clips))
-    return recognizer
-
-
-def errors_of(recognizer: Recognizer, test: str) -> ErrorReport:
-    clips = open_data(DataConfig(test), sampling_rate=recognizer.sampling_rate)
-    return evaluate(recognizer, clips, DECODING, NORMALIZER)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO / "model"))
     parser.add_argument("--calibration", default=str(DEMO / "clips" / "calibration"))
+    parser.add_argument("--samples", type=int, help="calibration clips to draw")
     parser.add_argument("--test", default=str(DEMO / "clips" / "test"))
+    parser.add_argument("--language", default="en")
+    parser.add_argument("--normalizer", default="basic")
+    parser.add_argument("--shares", type=float, nargs="*", default=[])
     parser.add_argument("--multiple", type=int, default=8)
+    parser.add_argument("--name", required=True, help="of the file in results/")
     arguments = parser.parse_args()
     base = load(arguments.model)
-    dense, dense_flops = count_parameters(base.model).encoder, encoder_flops(base.model)
-    before = errors_of(base, arguments.test)
-    rows: list[dict[str, Any]] = [row_of("dense", 1.0, 1.0, before, None, None)]
-    for attention, mlp in THRESHOLDS:
-        config = LowRank(attention=attention, mlp=mlp, rank_multiple=arguments.multiple)
-        reports: dict[str, ErrorReport] = {}
-        share = 1.0
-        for name, way in {f"thresholds {attention:g}/{mlp:g}": config, **ways(arguments.multiple)}.items():
-            asked = way if way is config else replace(way, parameters=share)
-            recognizer = compressed(base, asked, arguments.calibration)
-            size = count_parameters(recognizer.model).encoder / dense
-            share = size if way is config else share
-            reports[name] = errors_of(recognizer, arguments.test)
-            flops = encoder_flops(recognizer.model) / dense_flops
-            against = None if way is config else compare(next(iter(reports.values())), reports[name])
-            rows.append(row_of(name, size, flops, reports[name], compare(before, reports[name]), against))
-            Console().print(describe(rows[-1]))
+    base.language = arguments.language
+    bench = Bench(
+        base,
+        DataConfig(arguments.calibration, samples=arguments.samples),
+        DataConfig(arguments.test),
+        Decoding(language=arguments.language, batch_size=16),
+        get_normalizer(arguments.normalizer),
+    )
+    before = bench.errors_of(bench.base)
+    rows = [row_of("dense", (1.0, 1.0), before, None, None)]
+    for row in by_shares(bench, before, arguments) if arguments.shares else by_thresholds(bench, before, arguments):
+        rows.append(row)
+        Console().print(describe(row))
     show(rows)
     print("\n".join(markdown(rows)))
-    values = {"clips": before.clips, "normalizer": before.normalizer, "decoding": DECODING.describe(), "rows": rows}
-    print(write_results("low-rank-pareto-digits", values))
+    definition = {"clips": before.clips, "normalizer": before.normalizer, "decoding": bench.decoding.describe()}
+    data = {"model": Path(arguments.model).name, "test": "/".join(Path(arguments.test).parts[-2:])}
+    print(write_results(f"low-rank-pareto-{arguments.name}", {**data, **definition, "rows": rows}))
 
 
-def row_of(name: str, size: float, flops: float, report: ErrorReport, base: Any, thresholds: Any) -> dict[str, Any]:
+def by_thresholds(bench: Bench, before: ErrorReport, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Thresholds, and the other ways at the sizes that they led to."""
+    for attention, mlp in THRESHOLDS:
+        recognizer = bench.compressed(LowRank(attention=attention, mlp=mlp, rank_multiple=arguments.multiple))
+        sizes, thresholds = bench.sizes_of(recognizer), bench.errors_of(recognizer)
+        yield row_of(f"thresholds {attention:g}/{mlp:g}", sizes, thresholds, compare(before, thresholds), None)
+        for name, way in ways(arguments.multiple).items():
+            recognizer = bench.compressed(replace(way, parameters=sizes[0]))
+            report = bench.errors_of(recognizer)
+            against = compare(thresholds, report)
+            yield row_of(name, bench.sizes_of(recognizer), report, compare(before, report), against)
+
+
+def by_shares(bench: Bench, before: ErrorReport, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every way that takes a budget, at each share of the encoder."""
+    for share in arguments.shares:
+        for name, way in ways(arguments.multiple).items():
+            recognizer = bench.compressed(replace(way, parameters=share))
+            report = bench.errors_of(recognizer)
+            yield row_of(name, bench.sizes_of(recognizer), report, compare(before, report), None)
+
+
+def row_of(name: str, sizes: tuple[float, float], report: ErrorReport, base: Any, thresholds: Any) -> dict[str, Any]:
     return {
         "way": name,
-        "encoder_parameters": size,
-        "encoder_flops": flops,
+        "encoder_parameters": sizes[0],
+        "encoder_flops": sizes[1],
         "wer": report.wer,
         "wer_interval": [report.wer_interval.low, report.wer_interval.high],
         "against_dense": difference(base),

@@ -1,0 +1,133 @@
+"""Put a trained reference model beside its recipe, with a card that says what it was trained on and how well it hears.
+
+    python benchmarks/reference_card.py NAME runs/NAME-1 runs/NAME-2 --language en --normalizer english \\
+        --on CORPUS/speechocean762/validation --on runs/synthetic/test
+
+The folders are those that `sotto train` wrote, in the order of the recipe's parts; the last one's model is taken. Every
+`--on` is measured with `sotto evaluate`, and the command and what it printed go into the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sotto.checkpoint import load
+from sotto.metrics.cost import count_parameters
+from sotto.report.formats import rate
+
+REFERENCE = Path(__file__).parent / "reference"
+ROWS = 12  # of the curve
+SOURCES = {
+    "speechocean762": "speechocean762 (OpenSLR 101), free for any use",
+    "ljspeech": "LJSpeech 1.1, public domain",
+    "lj_second_reader": "a second reader of LJSpeech texts (PhilippMatthes/dc_tts), Apache-2.0",
+    "common_voice_en": "Mozilla Common Voice, CC0",
+    "an4": "CMU AN4, BSD-like: Copyright (c) Carnegie Mellon University; the notice is to be kept",
+    "msc_malayalam": "Swathanthra Malayalam Computing's MSC, CC BY-SA",
+    "synthetic": "read by espeak-ng, flite and festival with `benchmarks/synthetic.py`; texts from the corpora above",
+}
+
+
+def evaluated(model: Path, data: str, language: str, normalizer: str) -> tuple[str, str]:
+    """The command of `sotto evaluate` on the data as a reader would type it, and what it printed."""
+    place = "/".join(Path(data).parts[-2:])
+    options = ["--language", language, "--normalizer", normalizer, "--worst", "0"]
+    shown = shlex.join(["sotto", "evaluate", f"benchmarks/reference/{model.name}", place, *options])
+    done = subprocess.run(
+        [sys.executable, "-m", "sotto", "evaluate", str(model), data, *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    return shown, done.stdout.replace(str(model), model.name).rstrip()
+
+
+def curve(runs: Sequence[Path]) -> list[str]:
+    """Rows of a table: part, step, training loss since the row before, error rates on validation clips."""
+    rows = []
+    for part, run in enumerate(runs, 1):
+        losses: list[float] = []
+        for entry in json.loads((run / "log.json").read_text()):
+            if "loss" in entry:
+                losses.append(entry["loss"])
+            if "eval_wer" in entry:
+                loss = f"{sum(losses) / len(losses):.2f}" if losses else ""
+                rates = f"{rate(entry['eval_wer'])} | {rate(entry['eval_cer'])}"
+                rows.append(f"| {part} | {entry['step']:.0f} | {loss} | {rates} |")
+                losses = []
+    thinned = rows[:: -(-len(rows) // ROWS)]
+    return thinned if thinned[-1] == rows[-1] else [*thinned, rows[-1]]
+
+
+def sources(recipes: Sequence[Path]) -> list[str]:
+    """Lines for the corpora that the recipes name."""
+    texts = "".join(path.read_text() for path in recipes)
+    return [f"- {line}" for name, line in SOURCES.items() if f"{name}/train" in texts]
+
+
+def card(name: str, recognizer: Any, language: str, runs: Sequence[Path], outputs: Sequence[tuple[str, str]]) -> str:
+    folder = REFERENCE / name
+    recipes = sorted(folder.glob("train*.yaml"))
+    parameters = count_parameters(recognizer.model)
+    share_alike = "cc-by-sa-4.0" if any("MSC" in line for line in sources(recipes)) else "apache-2.0"
+    printed = "\n".join(f"```\n$ {command}\n{output}\n```\n" for command, output in outputs)
+    validation = ("part", "step", "training loss", "validation WER", "validation CER")
+    return f"""---
+language: {language}
+license: {share_alike}
+library_name: transformers
+pipeline_tag: automatic-speech-recognition
+tags: [sotto]
+---
+
+# {name}
+
+A small recogniser to measure compression on, trained from nothing with `sotto train`: {parameters.total:,} parameters,
+of which the encoder has {parameters.encoder:,}. It is not meant for use: it has heard a few hours of speech only.
+
+## Data
+
+{chr(10).join(sources(recipes))}
+
+## How it was trained
+
+{", then ".join(f"[{path.name}]({path.name})" for path in recipes)}; the head of each recipe is the command.
+
+| {" | ".join(validation)} |
+|{"---|" * len(validation)}
+{chr(10).join(curve(runs))}
+
+## How well it hears
+
+{printed}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--language", required=True)
+    parser.add_argument("--normalizer", required=True)
+    parser.add_argument("--on", action="append", required=True, help="transcribed audio to measure on")
+    arguments = parser.parse_args()
+    folder = REFERENCE / arguments.name
+    shutil.copytree(arguments.runs[-1] / "model", folder, dirs_exist_ok=True)
+    outputs = [evaluated(folder, data, arguments.language, arguments.normalizer) for data in arguments.on]
+    text = card(arguments.name, load(folder), arguments.language, arguments.runs, outputs)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
