@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import conformers
+from sotto.errors import SottoError
 from sotto.spec_augment import masked, spans, spec_augment
 
 
@@ -58,7 +59,17 @@ def test_a_parakeet_is_masked_in_training_only_and_never_afterwards() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_a_family_that_masks_by_itself_is_told_and_then_told_to_stop(share: float) -> None:
     model = conformers.make("wav2vec2_conformer").model
+    before = model.config.to_dict()
     with spec_augment(model, share, 0.0):
         assert model.config.apply_spec_augment is (share > 0)
         assert (model.config.mask_time_prob, model.config.mask_feature_prob) == (share, 0.0)
-    assert not model.config.apply_spec_augment
+    assert model.config.to_dict() == before | {"apply_spec_augment": False}
+
+
+def test_frames_cannot_be_masked_without_the_embedding_that_takes_their_place() -> None:
+    model = conformers.wav2vec2_conformer(mask_time_prob=0.0, mask_feature_prob=0.0).model
+    message = "the model has no embedding for masked frames; leave out mask_time"
+    with pytest.raises(SottoError, match=message), spec_augment(model, 0.1, 0.0):
+        pass
+    with spec_augment(model, 0.0, 0.1):
+        assert model.config.apply_spec_augment

@@ -1,5 +1,6 @@
 """Training of encoders with a CTC head, by the same loop as Whisper's."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sotto.examples import IGNORED, Batch, ClipExamples, Example
 from sotto.families import Ctc
 from sotto.new_models import NewParakeet, new_models
 from sotto.objectives import Ctc as CtcTerm
-from sotto.objectives import objectives
+from sotto.objectives import Objective, objectives
 from sotto.text import get_normalizer
 from sotto.training import TrainedModel, Training, train
 from sotto.training_recipe import read_training_recipe, train_by_recipe
@@ -93,13 +94,24 @@ def test_the_loss_of_a_batch_is_the_sum_of_the_losses_of_its_clips(architecture:
 
 @pytest.mark.parametrize("architecture", conformers.CONFORMERS)
 def test_every_weight_learns(architecture: str) -> None:
-    family = family_of(architecture)
+    if architecture == "parakeet":
+        family = conformers.parakeet(layerdrop=0.0).family
+    else:
+        positions = "rotary" if architecture.endswith("rotary") else "relative"
+        family = conformers.wav2vec2_conformer(positions, layerdrop=0.0).family
+    assert isinstance(family, Ctc)
     family.model.train()
     family.loss(batch_of(family, examples()), 0.0)[1].backward()
     silent = [name for name, weight in family.model.named_parameters() if weight.grad is None or not weight.grad.any()]
     idle = ("masked_spec_embed", "pos_conv_embed")  # the second is of no use beside relative positions
     assert [name for name in silent if not any(part in name for part in idle)] == []
     assert bool(silent) is family.idle_weights
+
+
+def test_layers_left_out_at_random_have_idle_weights() -> None:
+    family = family_of("parakeet")
+    family.model.config.encoder_config.layerdrop = 0.1
+    assert family.idle_weights
 
 
 def test_a_text_of_more_tokens_than_frames_adds_nothing() -> None:
@@ -110,14 +122,38 @@ def test_a_text_of_more_tokens_than_frames_adds_nothing() -> None:
 
 def test_a_text_that_the_tokenizer_cannot_write_is_refused() -> None:
     family = family_of("wav2vec2_conformer")
-    with pytest.raises(SottoError, match="the model cannot write most of 'ONE TWO'; choose data.transcripts"):
+    with pytest.raises(
+        SottoError, match="the model cannot write most of 'ONE TWO'; its letters or case differ; choose"
+    ):
         batch_of(family, [replace(examples()[0], text="ONE TWO")])
 
 
-def test_label_smoothing_is_refused() -> None:
-    family = family_of("parakeet")
+def test_label_smoothing_is_refused(source: ClipSource, tmp_path: Path) -> None:
     with pytest.raises(SottoError, match="there is no label smoothing for a CTC model; leave out label_smoothing"):
-        family.loss(batch_of(family, examples()), 0.1)
+        learn(family_of("parakeet"), source, tmp_path, steps=2, label_smoothing=0.1)
+
+
+def learn(
+    family: Ctc, source: ClipSource, folder: Path, objectives: Sequence[Objective] = (), **changes: Any
+) -> list[dict[str, float]]:
+    values: dict[str, Any] = {
+        "batch_size": 4,
+        "learning_rate": 4e-3,
+        "evaluate_every": 20,
+        "log_every": 5,
+        "workers": 0,
+    }
+    return train(
+        family,
+        Training(**(values | changes)),
+        training_data=ClipExamples(source, Augmentation(gain_db=6), 30.0, seed=0),
+        validation_data=ClipExamples(source, Augmentation(), 30.0, seed=0),
+        language="en",
+        normalizer=get_normalizer("basic"),
+        folder=folder,
+        objectives=objectives,
+        device="cpu",
+    )
 
 
 def test_a_term_for_whispers_encoder_is_refused() -> None:
@@ -130,18 +166,8 @@ def learnt(source: ClipSource, tmp_path_factory: pytest.TempPathFactory) -> Lear
     """A new Parakeet after 120 steps on four clips."""
     config = NewParakeet(**NEW)
     recognizer = Recognizer(*new_models.handler(config)(config, PITCHES, 0))
-    log = train(
-        recognizer.family,
-        Training(
-            steps=120, batch_size=4, learning_rate=4e-3, evaluate_every=20, log_every=5, warmup_steps=10, workers=0
-        ),
-        training_data=ClipExamples(source, Augmentation(gain_db=6), 30.0, seed=0),
-        validation_data=ClipExamples(source, Augmentation(), 30.0, seed=0),
-        language="en",
-        normalizer=get_normalizer("basic"),
-        folder=tmp_path_factory.mktemp("run"),
-        device="cpu",
-    )
+    assert isinstance(recognizer.family, Ctc)
+    log = learn(recognizer.family, source, tmp_path_factory.mktemp("run"), steps=120, warmup_steps=10)
     return recognizer, log
 
 
@@ -182,3 +208,53 @@ def test_a_recipe_trains_a_new_parakeet_and_another_tunes_it(tmp_path: Path) -> 
     assert second.processor.tokenizer.get_vocab() == first.processor.tokenizer.get_vocab()
     resolved = yaml.safe_load((tmp_path / "first" / "recipe.yaml").read_text())
     assert resolved["new"]["parakeet"]["subsampling_factor"] == 4
+
+
+def test_a_wav2vec2_conformer_is_tuned_by_a_recipe(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", list(PITCHES), SECONDS)
+    before = conformers.make("wav2vec2_conformer")
+    before.save(tmp_path / "base")
+    settings = {"steps": 4, "batch_size": 2, "evaluate_every": 2, "workers": 0, "mask_time": 0.2, "average_last": 2}
+    tuned = recipe(tmp_path, new=None, base="base", training=settings)
+    train_by_recipe(read_training_recipe(tuned), tmp_path, tmp_path / "run")
+    after = load(tmp_path / "run" / "model")
+    assert not torch.equal(before.model.lm_head.weight, after.model.lm_head.weight)
+    train_by_recipe(
+        read_training_recipe(recipe(tmp_path, new=None, base="run/model", training=settings)), tmp_path, tmp_path / "2"
+    )  # what is masked with is still there
+
+
+class Stop(Objective):
+    """Interrupts after a step."""
+
+    name = "stop"
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, model: Any, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+        return outputs.logits.sum() * 0.0
+
+    def after_step(self, model: Any, step: int) -> None:
+        if step == self.at:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_was_stopped_in_its_first_epoch_goes_on_from_short_to_long(
+    source: ClipSource, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"steps": 6, "batch_size": 1, "evaluate_every": 2, "shortest_first": True}
+
+    def weights(folder: Path, *stops: int) -> dict[str, torch.Tensor]:
+        for stop in stops:
+            family = family_of("parakeet")
+            try:
+                learn(family, source, folder, objectives=[Stop(stop)], **settings)
+            except KeyboardInterrupt:
+                continue
+        return dict(family.model.state_dict())
+
+    whole, parts = weights(tmp_path / "whole", 0), weights(tmp_path / "parts", 3, 0)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=0, atol=1e-6, msg=name)

@@ -62,7 +62,7 @@ class ClipExamples(Dataset[Example]):
         """`written` gives the text to learn from the transcript."""
         self.source = source
         self.written = written
-        fitting = usable(source, window_seconds)
+        fitting = [(clip, seconds) for clip, seconds in usable(source, window_seconds) if written(clip.text or "")]
         self.references = [reference for reference, _ in fitting]
         self.lengths = [seconds for _, seconds in fitting]
         self.augmentation = augmentation
@@ -180,4 +180,4 @@ def padded(labels: Sequence[list[int]], most: int | None = None) -> torch.Tensor
     """(batch, tokens) int64, padded with -100 to one of few lengths, which is at most `most`."""
     length = -(-max(map(len, labels)) // LABEL_MULTIPLE) * LABEL_MULTIPLE
     length = length if most is None else min(length, most)
-    return torch.tensor([ids + [IGNORED] * (length - len(ids)) for ids in labels])
+    return torch.tensor([ids + [IGNORED] * (length - len(ids)) for ids in labels], dtype=torch.int64)

@@ -104,7 +104,7 @@ def build_ctc(config: Ctc, family: Family) -> CtcObjective:
     text_tokens = int(settings.eos_token_id)
     if config.units == "tokens":
         return CtcObjective(config.weight, settings.d_model, torch.arange(text_tokens)[:, None])
-    return CtcObjective(config.weight, settings.d_model, spelt(family.processor.tokenizer, text_tokens), True)
+    return CtcObjective(config.weight, settings.d_model, spelt(family.processor.tokenizer, text_tokens), of_bytes=True)
 
 
 def spelt(tokenizer: Any, count: int) -> torch.Tensor:

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import Wav2Vec2ConformerModel
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+
+from sotto.errors import SottoError
 
 FRAMES, BINS = 10, 10  # length of a span, as transformers' families have it
 
@@ -22,19 +25,33 @@ def spec_augment(model: Any, time: float, frequency: float) -> Iterator[None]:
     """
     config = model.config
     if hasattr(config, "apply_spec_augment"):
-        config.apply_spec_augment = time > 0 or frequency > 0
-        config.mask_time_prob, config.mask_feature_prob = time, frequency
-        config.mask_time_min_masks = config.mask_feature_min_masks = 0
+        settings = {
+            "apply_spec_augment": time > 0 or frequency > 0,
+            "mask_time_prob": time,
+            "mask_feature_prob": frequency,
+            "mask_time_min_masks": 0,
+            "mask_feature_min_masks": 0,
+        }
+        check_embedding(model, time)
+        before = {name: getattr(config, name) for name in settings}
+        config.update(settings)
         try:
             yield
         finally:
-            config.apply_spec_augment = False
+            config.update(before | {"apply_spec_augment": False})
     else:
         handle = model.get_encoder().register_forward_pre_hook(masking(time, frequency), with_kwargs=True)
         try:
             yield
         finally:
             handle.remove()
+
+
+def check_embedding(model: Any, time: float) -> None:
+    """Raises SottoError where a Wav2Vec2-Conformer lacks the embedding that takes the place of masked frames."""
+    inner = getattr(model, model.base_model_prefix)
+    if time > 0 and isinstance(inner, Wav2Vec2ConformerModel) and not hasattr(inner, "masked_spec_embed"):
+        raise SottoError("the model has no embedding for masked frames; leave out mask_time")
 
 
 def masking(time: float, frequency: float) -> Any:

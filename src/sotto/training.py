@@ -190,6 +190,7 @@ class SpeechTrainer(Trainer):
     ) -> dict[str, float]:
         """Corpus WER of greedy transcripts of the validation examples, shared out over the processes."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        share_buffers(self.trained)
         rows = range(self.args.process_index, len(dataset), self.args.world_size)
         decoding = Decoding(language=self.language, batch_size=self.args.eval_batch_size)
         pairs = transcribe_examples(self.trained.family, decoding, dataset, rows)
@@ -205,7 +206,7 @@ class SpeechTrainer(Trainer):
         """Average the last `count` checkpoints, and keep the average where its validation WER is below the best."""
         best = {name: tensor.clone() for name, tensor in self.trained.state_dict().items()}
         self.trained.load_state_dict(average([path / WEIGHTS for path in checkpoints(folder)[-count:]]), strict=False)
-        if self.evaluate()["eval_wer"] >= float(self.state.best_metric or 0.0):
+        if self.evaluate(metric_key_prefix="average")["average_wer"] >= float(self.state.best_metric or 0.0):
             self.trained.load_state_dict(best)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -219,6 +220,13 @@ class SpeechTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         safetensors.torch.load_model(self.trained, Path(str(self.state.best_model_checkpoint)) / WEIGHTS)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the buffers of the first: statistics of batch norm differ, and the first one's are saved."""
+    if torch.distributed.is_initialized():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def transcribe_examples(
@@ -251,8 +259,13 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the family's model in place and leave the weights of the best validation WER in it; returns the log.
 
-    Checkpoints go to `folder`; a second call with the same folder goes on from the last of them.
+    Checkpoints go to `folder`; a second call with the same folder goes on from the last of them. Raises SottoError for
+    settings that do not fit the family or the data.
     """
+    if config.label_smoothing and not family.smooths_labels:
+        raise SottoError("there is no label smoothing for a CTC model; leave out label_smoothing")
+    if config.shortest_first and not varied(training_data.lengths):
+        raise SottoError("shortest_first: all training examples have one length, or none that is known; leave it out")
     trained = TrainedModel(family, objectives, config.label_smoothing)
     trainer = SpeechTrainer(
         model=trained,
@@ -352,7 +365,7 @@ def trainer_arguments(config: Training, folder: Path, device: str | None, idle_w
         eval_steps=config.evaluate_every,
         save_strategy="steps",
         save_steps=config.evaluate_every,
-        save_total_limit=max(2, config.average_last),
+        save_total_limit=config.average_last + 1,  # the best one is kept beside the last
         load_best_model_at_end=True,
         metric_for_best_model="wer",
         greater_is_better=False,
@@ -367,6 +380,7 @@ def trainer_arguments(config: Training, folder: Path, device: str | None, idle_w
         disable_tqdm=True,
         ddp_find_unused_parameters=idle_weights,
     )
+    arguments._n_gpu = 1  # several of them take a process each; Trainer would multiply the batch
     world = arguments.world_size
     if config.batch_size % world:
         raise SottoError(f"batch_size {config.batch_size} does not divide over {world} processes")

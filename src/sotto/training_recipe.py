@@ -175,6 +175,7 @@ def run_training(
     model, processor = load(recipe.base) if recipe.base else build_new(recipe, root)
     family = family_of(model.config)(model, processor)
     family.collator(recipe.language)
+    terms = [objectives.handler(config)(config, family) for config in recipe.objectives]
     main = processes().is_main_process
     with family.window(recipe.data.window_seconds):
         data = build_data(recipe.data, root, family.longest_seconds, recipe.training.seed)
@@ -188,7 +189,7 @@ def run_training(
                 language=recipe.language,
                 normalizer=get_normalizer(recipe.normalizer, recipe.language),
                 folder=folder / "checkpoints",
-                objectives=[objectives.handler(config)(config, family) for config in recipe.objectives],
+                objectives=terms,
             )
     return model, processor, log
 
@@ -220,4 +221,4 @@ def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str
         save(Recognizer(model, processor), folder / "model", dtype=dtype)
         (folder / "log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
     state.wait_for_everyone()
-    return min(entry["eval_wer"] for entry in log if "eval_wer" in entry)
+    return min(entry[name] for entry in log for name in ("eval_wer", "average_wer") if name in entry)

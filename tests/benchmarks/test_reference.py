@@ -23,7 +23,7 @@ def parts(name: str) -> list[Path]:
 def shortened(path: Path, folder: Path, base: Path | None) -> Path:
     """The recipe with its own model and settings, but made-up clips, two steps, and the part before it as its base."""
     values: dict[str, Any] = yaml.safe_load(path.read_text())
-    values["data"]["train"] = values["data"]["validation"] = {"path": str(folder / "clips")}
+    values["data"]["train"] = {"path": str(folder / "clips")}
     values["data"]["validation"] = {"path": str(folder / "validation")}
     if "splicing" in values["data"]:
         values["data"]["splicing"]["strings"] = 8

@@ -61,6 +61,14 @@ def test_it_is_saved_as_a_plain_checkpoint_and_opened_again(tmp_path: Path) -> N
     torch.testing.assert_close(loaded.family.probe(), recognizer.family.probe())
 
 
+def test_every_character_of_the_texts_has_a_place_in_the_vocabulary() -> None:
+    letters = len(set("".join(TEXTS)) - {" "})
+    smallest = new(replace(CONFIG, vocabulary=letters + 2)).processor.tokenizer
+    assert len(smallest) == letters + 3  # and the blank
+    with pytest.raises(SottoError, match=f"vocabulary must be at least {letters + 2} for the {letters} characters"):
+        new(replace(CONFIG, vocabulary=letters + 1))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -69,6 +77,7 @@ def test_it_is_saved_as_a_plain_checkpoint_and_opened_again(tmp_path: Path) -> N
         ({"attention_heads": 3}, "hidden_size 16 is not a multiple of attention_heads 3"),
         ({"intermediate_size": 0}, "intermediate_size must be at least 1"),
         ({"subsampling_factor": 3}, "subsampling_factor must be 2, 4, 8 or 16, found 3"),
+        ({"mel_bins": 20}, "mel_bins 20 is not a multiple of subsampling_factor 8"),
         ({"convolution_kernel": 4}, "convolution_kernel must be odd, found 4"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, found 1.0"),
     ],

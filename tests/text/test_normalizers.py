@@ -111,14 +111,14 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
 
 
 def test_a_name_like_no_other_is_told_the_known_ones_only() -> None:
-    with pytest.raises(SottoError, match="'xyzzy': the known ones are none, basic, plain, english"):
+    with pytest.raises(SottoError, match="'xyzzy': the known ones are none, basic, plain, upper, english"):
         get_normalizer("xyzzy")
 
 
 TEXTS = st.text(alphabet=st.sampled_from("abcXYZéßжक्षि。,.'!?()[]<>-0१2 \t\n\u00a0\u3000"), max_size=40)
 
 
-@pytest.mark.parametrize("name", ["none", "basic", "plain", "indic", "indic_folded", "chinese", "japanese"])
+@pytest.mark.parametrize("name", ["none", "basic", "plain", "upper", "indic", "indic_folded", "chinese", "japanese"])
 @given(text=TEXTS)
 def test_twice_is_once(name: str, text: str) -> None:
     normalizer = get_normalizer(name)
@@ -153,3 +153,4 @@ def test_basic_does_not_care_for_case_or_punctuation(text: str) -> None:
 def test_plain_keeps_words_as_they_are_said(text: str, words: str) -> None:
     assert get_normalizer("plain")(text) == words
     assert get_normalizer("plain")(words) == words
+    assert get_normalizer("upper")(text) == words.upper()

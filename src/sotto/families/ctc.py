@@ -30,6 +30,7 @@ class Ctc(Family):
 
     decision: ClassVar[str] = "frame"
     loss_name: ClassVar[str] = "ctc"
+    smooths_labels: ClassVar[bool] = False
 
     @property
     def window_seconds(self) -> float:
@@ -137,8 +138,6 @@ class Ctc(Family):
 
     def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
         """Connectionist temporal classification (Graves et al., 2006); none for a text of more tokens than frames."""
-        if label_smoothing:
-            raise SottoError("there is no label smoothing for a CTC model; leave out label_smoothing")
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         outputs = self.outputs(inputs)
         is_text = batch["labels"] != IGNORED
@@ -172,7 +171,8 @@ class CtcCollator:
         ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
         if 2 * ids.count(tokenizer.unk_token_id) > len(ids):
             raise SottoError(
-                f"the model cannot write most of '{text[:40]}'; choose data.transcripts by the letters and case it has"
+                f"the model cannot write most of '{text[:40]}'; its letters or case differ; "
+                "choose data.transcripts, such as upper"
             )
         return ids
 

@@ -34,8 +34,8 @@ class Family(ABC):
     """what the model decides on, one after the other: a token, or a frame"""
     loss_name: ClassVar[str]
     """what its loss is called in logs"""
-    idle_weights: ClassVar[bool] = False
-    """whether transformers gives it weights that do not take part in the loss"""
+    smooths_labels: ClassVar[bool]
+    """whether its loss can be taken with smoothed labels"""
 
     @staticmethod
     @abstractmethod
@@ -89,6 +89,11 @@ class Family(ABC):
     @abstractmethod
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
         """Transcribe clips in the order given. Raises SottoError at once where the model cannot decode like this."""
+
+    @property
+    def idle_weights(self) -> bool:
+        """Whether some weights may take no part in the loss of a batch."""
+        return False
 
     @contextmanager
     def window(self, seconds: float | None) -> Iterator[None]:

@@ -22,6 +22,11 @@ class Parakeet(Ctc):
         return checked(ParakeetProcessor.from_pretrained(name))
 
     @property
+    def idle_weights(self) -> bool:
+        """Layers are left out at random in training, where the config says so."""
+        return bool(self.model.config.encoder_config.layerdrop > 0)
+
+    @property
     def samples_per_frame(self) -> int:
         hop: int = self.processor.feature_extractor.hop_length
         return hop * int(self.model.config.encoder_config.subsampling_factor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers import Wav2Vec2Processor
@@ -17,11 +17,14 @@ from sotto.surgery import layer_path
 
 @dataclass(frozen=True)
 class Wav2Vec2Conformer(Ctc):
-    idle_weights: ClassVar[bool] = True
-
     @staticmethod
     def load_processor(name: str | Path) -> Any:
         return checked(Wav2Vec2Processor.from_pretrained(name))
+
+    @property
+    def idle_weights(self) -> bool:
+        """transformers has a convolution for positions even where others are used."""
+        return True
 
     @property
     def samples_per_frame(self) -> int:

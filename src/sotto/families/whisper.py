@@ -29,6 +29,7 @@ class Whisper(Family):
 
     decision: ClassVar[str] = "token"
     loss_name: ClassVar[str] = "cross_entropy"
+    smooths_labels: ClassVar[bool] = True
 
     @staticmethod
     def load_processor(name: str | Path) -> WhisperProcessor:

@@ -10,6 +10,7 @@ from transformers import WhisperProcessor
 
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, Example, padded
+from sotto.families.whisper_transcription import TIME_STEP
 
 
 def shift_right(labels: torch.Tensor, start: int, pad: int) -> torch.Tensor:
@@ -64,7 +65,7 @@ class WhisperCollator:
         text = tokenizer.encode(f" {example.text}", add_special_tokens=False)
         if example.span is not None:
             first = ids["notimestamps"] + 1
-            start, end = (first + round(seconds / 0.02) for seconds in (example.span.start, example.span.end))
+            start, end = (first + round(seconds / TIME_STEP) for seconds in (example.span.start, example.span.end))
             # Speech that runs on past the window: the end time twice, so that decoding goes on from there.
             text = [start, *text, end, end] if example.span.cut else [start, *text, end]
         else:

@@ -16,7 +16,7 @@ from sotto.decoding import Decoding, Segment, Transcription
 from sotto.errors import SottoError
 from sotto.families.family import Family, batches, evaluating
 
-TIME_STEP = 0.02  # seconds; the grid of Whisper's timestamps, whatever the window
+TIME_STEP = 0.02  # seconds; one encoder position, and the grid of Whisper's timestamps, whatever the window
 LONGEST_PROMPT = 4  # start of transcript, language, task, no timestamps
 
 

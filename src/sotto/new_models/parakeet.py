@@ -52,6 +52,10 @@ class NewParakeet:
             )
         if self.subsampling_factor not in (2, 4, 8, 16):
             raise SottoError(f"subsampling_factor must be 2, 4, 8 or 16, found {self.subsampling_factor}")
+        if self.mel_bins % self.subsampling_factor:
+            raise SottoError(
+                f"mel_bins {self.mel_bins} is not a multiple of subsampling_factor {self.subsampling_factor}"
+            )
         if self.convolution_kernel < 1 or self.convolution_kernel % 2 == 0:
             raise SottoError(f"convolution_kernel must be odd, found {self.convolution_kernel}")
         if not 0 <= self.dropout < 1:
@@ -59,7 +63,17 @@ class NewParakeet:
 
 
 def new_tokenizer(config: NewParakeet, texts: Iterable[str]) -> ParakeetTokenizer:
-    """A byte pair encoding of words trained on `texts`; its last token is padding, and the blank of CTC."""
+    """A byte pair encoding of words trained on `texts`; its last token is padding, and the blank of CTC.
+
+    Raises SottoError where the texts have more characters than there may be word pieces.
+    """
+    texts = list(texts)
+    characters = set("".join(texts)) - {" "}
+    if config.vocabulary < len(characters) + 2:  # with the mark of a word's start and the unknown token
+        raise SottoError(
+            f"vocabulary must be at least {len(characters) + 2} for the {len(characters)} characters of the texts, "
+            f"found {config.vocabulary}"
+        )
     pieces = Tokenizer(models.BPE(unk_token="<unk>"))
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()
     pieces.decoder = decoders.Metaspace()

@@ -20,9 +20,8 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from sotto.errors import SottoError
+from sotto.families.whisper_transcription import TIME_STEP
 from sotto.new_models.registry import new_models
-
-TIME_STEP = 0.02  # seconds; one encoder position, and the grid of Whisper's timestamps
 
 
 @dataclass(frozen=True)

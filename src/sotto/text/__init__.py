@@ -11,6 +11,7 @@ from sotto.text.indic import indic_folded_normalizer, indic_normalizer
 from sotto.text.normalizer import Normalizer
 from sotto.text.plain import plain_normalizer
 from sotto.text.unspaced import chinese_normalizer, japanese_normalizer
+from sotto.text.upper import upper_normalizer
 
 __all__ = ["Normalizer", "get_normalizer", "normalizer_names"]
 
@@ -32,6 +33,7 @@ _REGISTRY = (
     _Entry("none", none_normalizer),
     _Entry("basic", basic_normalizer),
     _Entry("plain", plain_normalizer),
+    _Entry("upper", upper_normalizer),
     _Entry("english", english_normalizer, ("en", "english")),
     _Entry("indic", indic_normalizer, _INDIC_LANGUAGES),
     _Entry("indic_folded", indic_folded_normalizer),
