@@ -191,3 +191,29 @@ def test_the_smallest_sizes_make_a_model() -> None:
     model = new_model(config, processor.tokenizer, seed=0).eval()
     features = processor.feature_extractor(np.zeros(100, np.float32), sampling_rate=16000, return_tensors="pt")
     assert model.generate(features.input_features).shape[0] == 1
+
+
+@pytest.mark.parametrize(("start", "low", "high"), [("scaled", 0.2, 5.0), ("transformers", 0.0, 0.1)])
+def test_audio_is_heard_beside_the_positions_where_the_start_is_scaled(start: str, low: float, high: float) -> None:
+    config = replace(CONFIG, d_model=64, start=start)
+    processor = new_processor(config, TEXTS)
+    encoder = new_model(config, processor.tokenizer, seed=0).model.encoder
+    audio = 0.1 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
+    features = processor.feature_extractor(audio, sampling_rate=16_000, return_tensors="pt").input_features
+    with torch.no_grad():
+        heard = torch.nn.functional.gelu(encoder.conv2(torch.nn.functional.gelu(encoder.conv1(features))))
+    ratio = heard.square().mean().sqrt() / encoder.embed_positions.weight.square().mean().sqrt()
+    assert low < ratio.item() < high
+
+
+def test_a_scaled_start_follows_the_seed_and_leaves_norms_and_embeddings() -> None:
+    processor = new_processor(CONFIG, TEXTS)
+    plain, first, again = (
+        dict(new_model(replace(CONFIG, start=start), processor.tokenizer, seed=0).named_parameters())
+        for start in ("transformers", "scaled", "scaled")
+    )
+    changed = {name for name in plain if not torch.equal(plain[name], first[name])}
+    assert changed == {
+        name for name in plain if name.endswith("weight") and ("proj" in name or "fc" in name or "conv" in name)
+    }
+    assert all(torch.equal(first[name], again[name]) for name in first)
