@@ -77,7 +77,11 @@ def sources(recipes: Sequence[Path]) -> list[str]:
 
 def card(name: str, recognizer: Any, language: str, runs: Sequence[Path], outputs: Sequence[tuple[str, str]]) -> str:
     folder = REFERENCE / name
-    recipes = sorted(folder.glob("train*.yaml"))
+    parts = sorted(folder.glob("train*.yaml"))
+    recipes = parts[: len(runs)]
+    to_come = (
+        "" if len(runs) == len(parts) else f" Still to come: {', '.join(path.name for path in parts[len(runs) :])}."
+    )
     parameters = count_parameters(recognizer.model)
     share_alike = "cc-by-sa-4.0" if any("MSC" in line for line in sources(recipes)) else "apache-2.0"
     printed = "\n".join(f"```\n$ {command}\n{output}\n```\n" for command, output in outputs)
@@ -101,7 +105,7 @@ of which the encoder has {parameters.encoder:,}. It is not meant for use: it has
 
 ## How it was trained
 
-{", then ".join(f"[{path.name}]({path.name})" for path in recipes)}; the head of each recipe is the command.
+{", then ".join(f"[{path.name}]({path.name})" for path in recipes)}; the head of each recipe is the command.{to_come}
 
 | {" | ".join(validation)} |
 |{"---|" * len(validation)}
