@@ -53,9 +53,9 @@ class Training:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is left out, with a word, on a CPU that has no fast products for it"""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    """eager: plain products, which a CPU does faster in bf16 than transformers' fused attention"""
+    """eager: plain products, which a CPU may do faster in bf16 than transformers' fused attention"""
     compile: bool = False
-    """fuse operations with torch.compile: about a minute at the start, then steps twice as fast on a CPU"""
+    """fuse operations with torch.compile: minutes at the start, then steps that may be faster"""
     length_bucketing: bool = True
     shortest_first: bool = False
     """the first epoch from the shortest clip to the longest (SortaGrad; Amodei et al., 2016): CTC finds its alignments
