@@ -58,8 +58,8 @@ class Training:
     """fuse operations with torch.compile: minutes at the start, then steps that may be faster"""
     length_bucketing: bool = True
     shortest_first: bool = False
-    """the first epoch from the shortest clip to the longest (SortaGrad; Amodei et al., 2016): CTC finds its alignments
-    in short clips far sooner"""
+    """the first epoch from the shortest clip to the longest (SortaGrad; Amodei et al., 2016), since texts and
+    audio are aligned more easily in short clips"""
     evaluate_every: int = 500
     """steps between two measurements of validation WER; a checkpoint is written at each"""
     average_last: int = 1
