@@ -163,11 +163,11 @@ def test_a_term_for_whispers_encoder_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def learnt(source: ClipSource, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    """A new Parakeet after 120 steps on four clips."""
+    """A new Parakeet after 240 steps on four clips."""
     config = NewParakeet(**NEW)
     recognizer = Recognizer(*new_models.handler(config)(config, PITCHES, 0))
     assert isinstance(recognizer.family, Ctc)
-    log = learn(recognizer.family, source, tmp_path_factory.mktemp("run"), steps=120, warmup_steps=10)
+    log = learn(recognizer.family, source, tmp_path_factory.mktemp("run"), steps=240, warmup_steps=10)
     return recognizer, log
 
 

@@ -20,6 +20,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from sotto.data import Clip
 from sotto.decoding import Decoding
+from sotto.depthwise import depthwise_in_fp32
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Example
 from sotto.families import Family
@@ -279,7 +280,11 @@ def train(
     trainer.trained, trainer.normalizer, trainer.language = trained, normalizer, language
     trainer.shortest_first = config.shortest_first
     trainer.sampler_lengths = training_data.lengths if config.length_bucketing and varied(training_data.lengths) else []
-    with spec_augment(family.model, config.mask_time, config.mask_frequency), attention(family.model, config.attention):
+    with (
+        spec_augment(family.model, config.mask_time, config.mask_frequency),
+        attention(family.model, config.attention),
+        depthwise_in_fp32(family.model),
+    ):
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(folder))
             if config.average_last > 1:

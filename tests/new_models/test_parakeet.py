@@ -85,3 +85,26 @@ def test_every_character_of_the_texts_has_a_place_in_the_vocabulary() -> None:
 def test_dimensions_are_checked(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SottoError, match=message):
         replace(CONFIG, **values)
+
+
+@pytest.mark.parametrize("factor", [2, 8])
+def test_the_first_layer_hears_the_audio(factor: int) -> None:
+    """As transformers starts it, three stages of subsampling make audio a million times quieter."""
+    recognizer = new(replace(CONFIG, subsampling_factor=factor, subsampling_channels=16))
+    encoder = recognizer.model.get_encoder()
+    found: list[torch.Tensor] = []
+    encoder.layers[0].norm_feed_forward1.register_forward_hook(lambda module, inputs, output: found.append(output))
+    audio = 0.1 * np.random.default_rng(0).standard_normal(64_000).astype(np.float32)
+    with torch.no_grad():
+        recognizer.family.run(recognizer.family.inputs([audio]))
+    assert found[0].std(dim=1).mean() > 0.3  # over time; a layer norm's output has a deviation of 1
+
+
+def test_what_is_added_to_the_residual_stream_is_small_at_first() -> None:
+    weights = new(replace(CONFIG, hidden_size=64, layers=4)).model.state_dict()
+    layer = "encoder.layers.2"
+    assert weights[f"{layer}.feed_forward1.linear1.weight"].std() == pytest.approx(64**-0.5, rel=0.05)
+    assert weights[f"{layer}.conv.depthwise_conv.weight"].std() == pytest.approx(9**-0.5, rel=0.15)
+    assert weights[f"{layer}.feed_forward1.linear2.weight"].std() == pytest.approx((256 * 16) ** -0.5, rel=0.05)
+    assert weights[f"{layer}.self_attn.o_proj.weight"].std() == pytest.approx((64 * 16) ** -0.5, rel=0.05)
+    assert weights["encoder.subsampling.layers.0.weight"].std() == pytest.approx((2 / 9) ** 0.5, rel=0.4)

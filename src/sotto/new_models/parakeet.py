@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
     ParakeetCTCConfig,
     ParakeetFeatureExtractor,
@@ -17,6 +19,8 @@ from transformers import (
 
 from sotto.errors import SottoError
 from sotto.new_models.registry import new_models
+
+ADDITIONS_PER_LAYER = 4  # two feed-forward networks, attention, convolution
 
 
 @dataclass(frozen=True)
@@ -106,4 +110,24 @@ def build(config: NewParakeet, texts: Iterable[str], seed: int) -> tuple[Parakee
     model = ParakeetForCTC(
         ParakeetCTCConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, encoder_config=encoder)
     )
+    scale_start(model, config)
     return model, ParakeetProcessor(extractor, tokenizer)
+
+
+@torch.no_grad()
+def scale_start(model: ParakeetForCTC, config: NewParakeet) -> None:
+    """Draw the weights of linears and convolutions anew, so that outputs are about as large as inputs.
+
+    transformers' start (deviation 0.02 everywhere) makes audio a million times quieter in three stages of subsampling,
+    so that the first layer norm sees biases only. Convolutions before a ReLU have the deviation of He et al. (2015);
+    what is added to the residual stream is small at first (Radford et al., 2019: 1 / sqrt(number of additions)).
+    """
+    additions = ADDITIONS_PER_LAYER * config.layers
+    encoder: Any = model.get_encoder()
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.normal_(std=(2 / module.weight[0].numel()) ** 0.5)
+        elif isinstance(module, nn.Conv1d | nn.Linear):
+            added = name.endswith(("linear2", "o_proj", "pointwise_conv2"))
+            module.weight.normal_(std=(module.weight[0].numel() * (additions if added else 1)) ** -0.5)
+    encoder.subsampling.linear.weight /= encoder.input_scale  # which multiplies its output

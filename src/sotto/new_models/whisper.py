@@ -42,9 +42,9 @@ class NewWhisper:
     maximum_tokens: int = 448
     dropout: float = 0.0
     start: Literal["transformers", "scaled"] = "transformers"
-    """how random weights are drawn: as transformers does, all with a deviation of 0.02, or by the number of inputs. At
-    small widths the first leaves the audio forty times quieter than the positions that are added to it, and an encoder
-    hardly learns to hear"""
+    """how random weights are drawn. transformers: all with a deviation of 0.02, which at small widths leaves the audio
+    forty times quieter than the positions that are added to it, and an encoder hardly learns to hear. scaled: by the
+    number of inputs"""
 
     def __post_init__(self) -> None:
         for name in ("attention_heads", "encoder_layers", "decoder_layers", "maximum_tokens"):
