@@ -19,7 +19,7 @@ from sotto.calibration import calibrate
 from sotto.checkpoint import Recognizer
 from sotto.examples import ClipExamples
 from sotto.families.whisper import Whisper
-from sotto.objectives import Ctc, Objective, objectives
+from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.text import get_normalizer
@@ -70,7 +70,7 @@ def trained(
     model, processor = tiny_whisper()
     source = open_folder(folder / "eight")
     torch.manual_seed(0)
-    head = objectives.handler(Ctc(0.3))(Ctc(0.3), Whisper(model, processor))
+    head = objectives.handler(EncoderCtc(0.3))(EncoderCtc(0.3), Setting(Whisper(model, processor)))
     config = Training(
         steps=STEPS,
         batch_size=4,

@@ -10,7 +10,7 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Example, Span
 from sotto.families.whisper import Whisper
 from sotto.families.whisper_labels import WhisperCollator, shift_right
-from sotto.objectives import Ctc, CtcObjective, objectives
+from sotto.objectives import CtcObjective, EncoderCtc, Setting, objectives
 from tones import PITCHES, square_wave, tiny_whisper
 
 WORDS = ("one", "two three", "four")
@@ -88,7 +88,7 @@ def test_a_text_longer_than_the_positions_counts_nothing() -> None:
 
 def test_on_whisper_the_gradient_reaches_the_encoder_alone() -> None:
     model, processor = tiny_whisper()
-    objective = objectives.handler(Ctc(0.5))(Ctc(0.5), Whisper(model, processor))
+    objective = objectives.handler(EncoderCtc(0.5))(EncoderCtc(0.5), Setting(Whisper(model, processor)))
     assert isinstance(objective, CtcObjective)
     end = processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert objective.head.out_features == end + 1  # all text tokens, and the blank
@@ -131,7 +131,9 @@ def test_tokens_are_spelt_out_in_order() -> None:
 def test_characters_are_those_of_the_text_whatever_the_tokens(text: str) -> None:
     """The vocabulary learnt English only: a word of it is one token, other characters are a token a byte."""
     model, processor = tiny_whisper()
-    objective = objectives.handler(Ctc(units="characters"))(Ctc(units="characters"), Whisper(model, processor))
+    objective = objectives.handler(EncoderCtc(units="characters"))(
+        EncoderCtc(units="characters"), Setting(Whisper(model, processor))
+    )
     assert isinstance(objective, CtcObjective)
     assert objective.blank == 256  # one unit a byte, and then the blank
     tokens = processor.tokenizer.encode(text, add_special_tokens=False)
@@ -145,9 +147,9 @@ def trained(parameter: Any) -> bool:
 
 
 def test_recipes_name_it_ctc() -> None:
-    assert objectives.parse({"ctc": {"weight": 0.2}}, "objectives[0]") == Ctc(0.2)
-    assert objectives.parse("ctc", "objectives[0]") == Ctc(0.3)
-    assert objectives.parse({"ctc": {"units": "characters"}}, "objectives[0]") == Ctc(0.3, "characters")
+    assert objectives.parse({"ctc": {"weight": 0.2}}, "objectives[0]") == EncoderCtc(0.2)
+    assert objectives.parse("ctc", "objectives[0]") == EncoderCtc(0.3)
+    assert objectives.parse({"ctc": {"units": "characters"}}, "objectives[0]") == EncoderCtc(0.3, "characters")
 
 
 @pytest.mark.parametrize("weight", [0, -0.1])

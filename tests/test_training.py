@@ -19,7 +19,7 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, ClipExamples, Example
 from sotto.families.whisper import Whisper
 from sotto.families.whisper_labels import WhisperCollator, shift_right
-from sotto.objectives import Ctc, Objective, objectives
+from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.text import get_normalizer
 from sotto.training import (
     LengthSampler,
@@ -72,7 +72,7 @@ class NotingExamples(ClipExamples):
 def ctc(model: Any) -> Objective:
     _, processor = tiny_whisper()
     torch.manual_seed(0)
-    return objectives.handler(Ctc(0.3))(Ctc(0.3), Whisper(model, processor))
+    return objectives.handler(EncoderCtc(0.3))(EncoderCtc(0.3), Setting(Whisper(model, processor)))
 
 
 def short(**changes: Any) -> Training:

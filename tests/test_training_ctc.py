@@ -18,8 +18,7 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, ClipExamples, Example
 from sotto.families import Ctc
 from sotto.new_models import NewParakeet, new_models
-from sotto.objectives import Ctc as CtcTerm
-from sotto.objectives import Objective, objectives
+from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.text import get_normalizer
 from sotto.training import TrainedModel, Training, train
 from sotto.training_recipe import read_training_recipe, train_by_recipe
@@ -158,7 +157,7 @@ def learn(
 
 def test_a_term_for_whispers_encoder_is_refused() -> None:
     with pytest.raises(SottoError, match="the objective ctc is for the encoder of a Whisper"):
-        objectives.handler(CtcTerm())(CtcTerm(), family_of("parakeet"))
+        objectives.handler(EncoderCtc())(EncoderCtc(), Setting(family_of("parakeet")))
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ import yaml
 
 import sotto.demo
 from sotto.augmentation import Augmentation, Splicing
+from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource, DataConfig
 from sotto.data.hub import HubListing
 from sotto.errors import SottoError
 from sotto.examples import ClipExamples, SplicedExamples
 from sotto.new_models.whisper import NewWhisper
-from sotto.objectives import Ctc
+from sotto.objectives import EncoderCtc
 from sotto.training import Training
 from sotto.training_recipe import (
     TrainingData,
@@ -65,7 +66,7 @@ def test_a_recipe_is_read_whole(tmp_path: Path) -> None:
         language="en",
         new=NewWhisper(16, 1, 1, 2, vocabulary=300, window_seconds=1.0, maximum_tokens=32),
         normalizer="english",
-        objectives=(Ctc(0.2),),
+        objectives=(EncoderCtc(0.2),),
     )
 
 
@@ -74,7 +75,7 @@ def test_the_shipped_recipe_is_a_recipe() -> None:
     assert recipe.new is not None
     assert recipe.new.window_seconds == 6
     assert recipe.data.splicing is not None
-    assert recipe.objectives == (Ctc(0.3),)
+    assert recipe.objectives == (EncoderCtc(0.3),)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_a_base_is_opened_and_trained(tmp_path: Path, clips: Path) -> None:
 
     def load(name: str) -> Any:
         opened.append(name)
-        return model, processor
+        return Recognizer(model, processor)
 
     recipe = read_training_recipe(write(tmp_path, new=None, base="some/whisper"))
     found, _, _ = run_training(recipe, tmp_path, tmp_path / "run", load)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from sotto.data import Clip
 from sotto.decoding import Decoding
 from sotto.depthwise import depthwise_in_fp32
 from sotto.errors import SottoError
-from sotto.examples import IGNORED, Example
+from sotto.examples import IGNORED, Batch, Example
 from sotto.families import Family
 from sotto.metrics.errors import measure_errors
 from sotto.objectives import Objective
@@ -108,6 +108,20 @@ class TrainedModel(nn.Module):
             self.terms[str(objective.name)] = term.detach()
             total = total + term
         return {"loss": total}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Examples -> Batch: what the family makes of them, and what the objectives need beside it."""
+
+    of_family: Callable[[list[Example]], Batch]
+    of_objectives: Sequence[Callable[[list[Example]], Batch]]
+
+    def __call__(self, examples: list[Example]) -> Batch:
+        batch = dict(self.of_family(examples))
+        for collate in self.of_objectives:
+            batch |= collate(examples)
+        return batch
 
 
 class AfterStep(TrainerCallback):
@@ -273,7 +287,9 @@ def train(
         args=trainer_arguments(config, folder, device, family.idle_weights),
         train_dataset=training_data,
         eval_dataset=validation_data,
-        data_collator=family.collator(language),
+        data_collator=Collator(
+            family.collator(language), [each.collate for each in objectives if each.collate is not None]
+        ),
         callbacks=[AfterStep(trained), PrintedLog()],
     )
     trainer.remove_callback(PrinterCallback)

@@ -23,7 +23,7 @@ from sotto.errors import SottoError
 from sotto.examples import ClipExamples, JoinedExamples, SplicedExamples
 from sotto.families import family_of
 from sotto.new_models import new_models
-from sotto.objectives import objectives
+from sotto.objectives import Setting, objectives
 from sotto.run_folder import claimed
 from sotto.text import get_normalizer
 from sotto.training import Training, train
@@ -166,16 +166,21 @@ def run_training(
     recipe: TrainingRecipe,
     root: Path,
     folder: Path,
-    load: Callable[[str], tuple[PreTrainedModel, Any]],
+    opened: Callable[[str], Recognizer],
 ) -> tuple[PreTrainedModel, Any, list[dict[str, float]]]:
-    """Train in `folder`/checkpoints, going on from the last of them if there is one. `load` opens a base checkpoint.
+    """Train in `folder`/checkpoints, going on from the last of them if there is one. `opened` opens a checkpoint.
 
     Returns the model, its processor and the log.
     """
-    model, processor = load(recipe.base) if recipe.base else build_new(recipe, root)
+    if recipe.base:
+        base = opened(recipe.base)
+        model, processor = base.model, base.processor
+    else:
+        model, processor = build_new(recipe, root)
     family = family_of(model.config)(model, processor)
     family.collator(recipe.language)
-    terms = [objectives.handler(config)(config, family) for config in recipe.objectives]
+    setting = Setting(family, opened)
+    terms = [objectives.handler(config)(config, setting) for config in recipe.objectives]
     main = processes().is_main_process
     with family.window(recipe.data.window_seconds):
         data = build_data(recipe.data, root, family.longest_seconds, recipe.training.seed)
@@ -210,10 +215,9 @@ def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str
     if dtype is not None and dtype not in DTYPES:
         raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
 
-    def opened(base: str) -> tuple[PreTrainedModel, Any]:
-        local = root / Path(base).expanduser()
-        recognizer = load(local if local.exists() else base)
-        return recognizer.model, recognizer.processor
+    def opened(name: str) -> Recognizer:
+        local = root / Path(name).expanduser()
+        return load(local if local.exists() else name)
 
     model, processor, log = run_training(recipe, root, folder, opened)
     state = processes()

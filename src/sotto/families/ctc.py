@@ -138,7 +138,7 @@ class Ctc(Family):
 
     def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
         """Connectionist temporal classification (Graves et al., 2006); none for a text of more tokens than frames."""
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        inputs = {name: batch[name] for name in self.processor.feature_extractor.model_input_names}
         outputs = self.outputs(inputs)
         is_text = batch["labels"] != IGNORED
         loss = torch.nn.functional.ctc_loss(

@@ -1,8 +1,7 @@
-"""Terms added to the training loss. One is registered here; methods bring their own."""
+"""Connectionist temporal classification on Whisper's encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,32 +11,12 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
-from sotto.families import Family
-from sotto.registry import Registry
-
-
-class Objective(nn.Module):
-    """A term of the loss: `forward(model, batch, outputs, tokens) -> scalar`.
-
-    `outputs` are the model's own for this batch; `tokens` is the number of label tokens in the whole batch, over all
-    processes: a term is a sum divided by it, so that it does not depend on how the batch is split. A term of the
-    weights alone is multiplied by this batch's share of `tokens`, so that it counts once over all processes. An
-    objective may own parameters, which are trained beside the model and never shipped, and may act after each
-    optimiser step.
-    """
-
-    name: str
-
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """Called after optimiser step number `step` (from 1)."""
-
-
-objectives: Registry[Callable[[Any, Family], Objective]] = Registry("objective")
+from sotto.objectives.objective import Objective, Setting, objectives
 
 
 @dataclass(frozen=True)
-class Ctc:
-    """Connectionist temporal classification on Whisper's encoder: it teaches the encoder where words are."""
+class EncoderCtc:
+    """Teaches the encoder where words are."""
 
     weight: float = 0.3
     units: Literal["tokens", "characters"] = "tokens"
@@ -95,9 +74,10 @@ def last_bytes(values: torch.Tensor) -> torch.Tensor:
     return (following < 0x80) | (following >= 0xC0)
 
 
-@objectives.register("ctc", Ctc)
-def build_ctc(config: Ctc, family: Family) -> CtcObjective:
+@objectives.register("ctc", EncoderCtc)
+def build_ctc(config: EncoderCtc, setting: Setting) -> CtcObjective:
     """Text tokens are those before Whisper's first special token, the end of text. Raises SottoError for CTC models."""
+    family = setting.family
     settings = family.model.config
     if not settings.is_encoder_decoder:
         raise SottoError("the objective ctc is for the encoder of a Whisper; a CTC model learns by CTC as it is")

@@ -1,0 +1,15 @@
+"""Terms added to the training loss. Importing this package registers those that belong to no method."""
+
+from sotto.objectives.ctc import CtcObjective, EncoderCtc
+from sotto.objectives.frame_distillation import FrameDistillation, FrameDistillationObjective
+from sotto.objectives.objective import Objective, Setting, objectives
+
+__all__ = [
+    "CtcObjective",
+    "EncoderCtc",
+    "FrameDistillation",
+    "FrameDistillationObjective",
+    "Objective",
+    "Setting",
+    "objectives",
+]

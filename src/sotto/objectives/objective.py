@@ -1,0 +1,49 @@
+"""What an objective is: a term added to the training loss. Methods bring their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sotto.checkpoint import Recognizer
+from sotto.errors import SottoError
+from sotto.examples import Batch, Example
+from sotto.families import Family
+from sotto.registry import Registry
+
+
+class Objective(nn.Module):
+    """A term of the loss: `forward(model, batch, outputs, tokens) -> scalar`.
+
+    `outputs` are the model's own for this batch; `tokens` is the number of label tokens in the whole batch, over all
+    processes: a term is a sum divided by it, so that it does not depend on how the batch is split. A term of the
+    weights alone is multiplied by this batch's share of `tokens`, so that it counts once over all processes. An
+    objective may own parameters, which are trained beside the model and never shipped, and may act after each
+    optimiser step.
+    """
+
+    name: str
+    collate: Callable[[list[Example]], Batch] | None = None
+    """what the term needs of the examples beside the model's own inputs, such as those of a teacher: tensors that join
+    the batch under names of their own"""
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Called after optimiser step number `step` (from 1)."""
+
+
+def no_checkpoint(name: str) -> Recognizer:
+    raise SottoError(f"there is nothing here to open '{name}' with")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an objective is built for: the family of the model that is trained, and how checkpoints are opened."""
+
+    family: Family
+    open: Callable[[str], Recognizer] = no_checkpoint
+
+
+objectives: Registry[Callable[[Any, Setting], Objective]] = Registry("objective")
