@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import sotto.demo
 from sotto.augmentation import Augmentation, Splicing
-from sotto.checkpoint import Recognizer
+from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource, DataConfig
 from sotto.data.hub import HubListing
 from sotto.errors import SottoError
@@ -317,6 +318,35 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path, clips: Path) -> N
 
 def no_base(name: str) -> Any:
     raise AssertionError(f"a base was opened: {name}")
+
+
+def test_a_new_model_takes_over_what_fits_from_a_checkpoint(tmp_path: Path, clips: Path) -> None:
+    sizes = {"d_model": 16, "window_seconds": 1.0, "maximum_tokens": 32}
+    other, processor = tiny_whisper(seed=3, vocabulary=258, **sizes)  # another vocabulary
+    with torch.no_grad():
+        other.model.decoder.layers[0].fc1.bias.fill_(0.5)
+    Recognizer(other, processor).save(tmp_path / "other")
+    still = {"steps": 1, "learning_rate": 1e-9, "batch_size": 2, "workers": 0, "evaluate_every": 1}
+    train_by_recipe(
+        read_training_recipe(write(tmp_path, weights_from="other", training=still)), tmp_path, tmp_path / "run"
+    )
+    trained = load(tmp_path / "run" / "model").model.state_dict()
+    for name, tensor in other.state_dict().items():
+        taken = trained[name].shape == tensor.shape and torch.allclose(trained[name], tensor, atol=1e-5)
+        assert taken == (name not in ("model.decoder.embed_tokens.weight", "proj_out.weight")), name
+
+
+def test_weights_that_hardly_fit_are_refused(tmp_path: Path, clips: Path) -> None:
+    recognizer = Recognizer(*tiny_whisper())  # twice as wide
+    with pytest.raises(SottoError, match="weights_from: 'other' fits less than half of the new model"):
+        run_training(
+            read_training_recipe(write(tmp_path, weights_from="other")),
+            tmp_path,
+            tmp_path / "run",
+            lambda name: recognizer,
+        )
+    with pytest.raises(SottoError, match="weights_from is for a new model"):
+        read_training_recipe(write(tmp_path, new=None, base="some/whisper", weights_from="other"))
 
 
 def test_a_base_is_opened_and_trained(tmp_path: Path, clips: Path) -> None:

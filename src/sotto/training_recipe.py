@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ from sotto.text import get_normalizer
 from sotto.training import Training, train
 
 SAMPLING_RATE = 16_000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,17 @@ class TrainingRecipe:
     language: str
     base: str | None = None
     new: Any = None
+    weights_from: str | None = None
+    """a checkpoint whose weights the new model takes over where they have the same name and shape: one of another
+    language, say, whose vocabulary is another"""
     normalizer: str | None = None
     objectives: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.base is None) == (self.new is None):
             raise SottoError("give either base (a checkpoint) or new (the dimensions of a new model)")
+        if self.weights_from is not None and self.new is None:
+            raise SottoError("weights_from is for a new model; a base brings all of its weights")
 
 
 def read_training_recipe(path: Path) -> TrainingRecipe:
@@ -177,6 +185,8 @@ def run_training(
         model, processor = base.model, base.processor
     else:
         model, processor = build_new(recipe, root)
+        if recipe.weights_from:
+            take_over(model, opened(recipe.weights_from).model, recipe.weights_from)
     family = family_of(model.config)(model, processor)
     family.collator(recipe.language)
     setting = Setting(family, opened)
@@ -205,6 +215,16 @@ def build_new(recipe: TrainingRecipe, root: Path) -> tuple[PreTrainedModel, Any]
     sources = open_sources(recipe.data, root)
     texts = [written(reference.text) for source in sources for reference in source.references if reference.text]
     return new_models.handler(recipe.new)(recipe.new, texts, recipe.training.seed)
+
+
+def take_over(model: PreTrainedModel, other: PreTrainedModel, name: str) -> None:
+    """Copy what `other` has under the same name in the same shape. Raises SottoError where that is less than half."""
+    own, found = model.state_dict(), other.state_dict()
+    same = {key: found[key] for key, tensor in own.items() if key in found and found[key].shape == tensor.shape}
+    if 2 * sum(tensor.numel() for tensor in same.values()) < sum(tensor.numel() for tensor in own.values()):
+        raise SottoError(f"weights_from: '{name}' fits less than half of the new model; give both the same dimensions")
+    model.load_state_dict(same, strict=False)
+    logger.info("%d of %d tensors are those of %s", len(same), len(own), name)
 
 
 def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str | None = None) -> float:
