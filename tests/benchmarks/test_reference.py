@@ -30,6 +30,10 @@ def shortened(path: Path, folder: Path, base: Path | None) -> Path:
     if "base" in values:
         assert base is not None
         values["base"] = str(base)
+    for entry in values.get("objectives", []):
+        for settings in entry.values():
+            if "teacher" in settings:
+                settings["teacher"] = str(path.parent / settings["teacher"])
     values["training"] |= SHORT
     short = folder / path.name
     short.write_text(yaml.safe_dump(values))
