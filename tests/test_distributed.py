@@ -41,7 +41,7 @@ class Penalty(Objective):
         super().__init__()
         self.stop_at = stop_at
 
-    def after_step(self, model: Any, step: int) -> None:
+    def after_step(self, model: Any, step: int, learning_rate: float) -> None:
         if step == self.stop_at:
             raise KeyboardInterrupt
 

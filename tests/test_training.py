@@ -51,7 +51,7 @@ class Watcher(Objective):
     def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
         return outputs.logits.sum() * 0.0
 
-    def after_step(self, model: nn.Module, step: int) -> None:
+    def after_step(self, model: nn.Module, step: int, learning_rate: float) -> None:
         self.steps.append(step)
         if step == self.at:
             self.act(model)

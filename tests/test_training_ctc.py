@@ -235,7 +235,7 @@ class Stop(Objective):
     def forward(self, model: Any, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
         return outputs.logits.sum() * 0.0
 
-    def after_step(self, model: Any, step: int) -> None:
+    def after_step(self, model: Any, step: int, learning_rate: float) -> None:
         if step == self.at:
             raise KeyboardInterrupt
 

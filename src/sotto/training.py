@@ -130,9 +130,10 @@ class AfterStep(TrainerCallback):
     def __init__(self, trained: TrainedModel) -> None:
         self.trained = trained
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
         for objective in self.trained.objectives:
-            objective.after_step(self.trained.model, state.global_step)  # type: ignore[operator]
+            objective.after_step(self.trained.model, state.global_step + 1, learning_rate)  # type: ignore[operator]
 
 
 class PrintedLog(TrainerCallback):
@@ -198,6 +199,8 @@ class SpeechTrainer(Trainer):
             # Each process has the terms of its own share of the batch.
             terms = self.accelerator.reduce(self.trained.terms, reduction="sum")
             logs |= {name: round(value.item(), 4) for name, value in terms.items()}
+            for objective in self.trained.objectives:
+                logs |= objective.logged(self.trained.model)  # type: ignore[operator]
         super().log(logs, start_time)
 
     def evaluate(
@@ -374,7 +377,7 @@ def trainer_arguments(config: Training, folder: Path, device: str | None, idle_w
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,

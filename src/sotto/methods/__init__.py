@@ -3,5 +3,6 @@
 from sotto.methods.low_rank import apply_low_rank
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.method import StepContext, methods
+from sotto.methods.sparse_group_lasso import SparseGroupLasso
 
-__all__ = ["LowRank", "StepContext", "apply_low_rank", "methods"]
+__all__ = ["LowRank", "SparseGroupLasso", "StepContext", "apply_low_rank", "methods"]

@@ -30,8 +30,12 @@ class Objective(nn.Module):
     """what the term needs of the examples beside the model's own inputs, such as those of a teacher: tensors that join
     the batch under names of their own"""
 
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """Called after optimiser step number `step` (from 1)."""
+    def after_step(self, model: nn.Module, step: int, learning_rate: float) -> None:
+        """Called after optimiser step number `step` (from 1), which was taken at `learning_rate`."""
+
+    def logged(self, model: nn.Module) -> dict[str, float]:
+        """What the log shows beside the term, wherever it shows losses."""
+        return {}
 
 
 def no_checkpoint(name: str) -> Recognizer:
