@@ -189,6 +189,8 @@ def carry_out_step(
         language=run.recipe.language,
         seed=run.recipe.seed,
     )
+    if context.validation is not None:
+        context = replace(context, validation_wer=lambda tried: evaluated(run, tried, run.sources["validation"]).wer)
     notes = methods.handler(step)(recognizer, step, context)
     seconds = time.monotonic() - start
     if processes().is_main_process:

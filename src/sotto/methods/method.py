@@ -20,6 +20,8 @@ class StepContext:
     calibration: ClipSource | None = None
     train: ClipSource | None = None
     validation: ClipSource | None = None
+    validation_wer: Callable[[Recognizer], float] | None = None
+    """WER on the validation clips, decoded and normalised as the recipe says"""
     language: str | None = None
     seed: int = 0
 

@@ -1,0 +1,154 @@
+"""Pruning by the statistics of the weights, without retraining, after TSPAR (Mudi et al., 2025, arXiv:2510.12666).
+
+Of the paper's algorithm no more is known than that it has two passes and adapts to the statistics of the weights. Both
+rules here are reconstructions: `statistics` is ours; `cov_percentile` is that of a paper with nearly the same words
+(Hanumanthaiah et al., CSCN 2025), and is not to be called TSPAR's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from sotto.checkpoint import Recognizer
+from sotto.errors import SottoError
+from sotto.methods.groups import AttentionGroups, FeedForwardGroups, Groups, groups_of
+from sotto.methods.method import StepContext, methods
+from sotto.methods.removal import remove_idle
+from sotto.methods.thresholds import (
+    largest_accepted,
+    ratios_by_variation,
+    zero_small_elements,
+    zero_small_groups,
+    zero_smallest,
+)
+
+ELEMENT_RANGE = (0.0, 2.0)  # standard deviations; nothing of a matrix is left well before the end
+GROUP_RANGE = (-4.0, 1.0)  # deviations of the norms from their mean
+
+
+@dataclass(frozen=True)
+class AdaptivePruning:
+    """Pass 1 zeroes elements, pass 2 groups; then what surgery can take out is taken out."""
+
+    rule: Literal["statistics", "cov_percentile"] = "statistics"
+    element: float | None = None
+    """pass 1 zeroes what is smaller than this many standard deviations of its matrix; searched for if not given"""
+    group: float | None = None
+    """pass 2 zeroes groups whose norm, after pass 1, is below the mean norm of its set plus this many deviations;
+    searched for if not given"""
+    wer_increase: float = 0.0
+    """what the search may cost: points of validation WER above the model before this step"""
+    search_steps: int = 6
+    """halvings of the range in the search for one threshold"""
+    attention: AttentionGroups = "column"
+    feed_forward: FeedForwardGroups = "column"
+    stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+    remove: bool = True
+    """take out heads and neurons that are left with nothing to do"""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.rule == "cov_percentile" and (self.element is not None or self.group is not None):
+            raise SottoError("rule cov_percentile has thresholds of its own; leave out element and group")
+        if self.element is not None and self.element < 0:
+            raise SottoError(f"element must not be negative, found {self.element}")
+        if self.search_steps < 0:
+            raise SottoError(f"search_steps must not be negative, found {self.search_steps}")
+        if not self.stacks:
+            raise SottoError("stacks must name encoder, decoder or both")
+
+    @property
+    def searches(self) -> bool:
+        return self.rule == "statistics" and (self.element is None or self.group is None)
+
+
+@methods.register("adaptive_pruning", AdaptivePruning)
+def apply_adaptive_pruning(recognizer: Recognizer, config: AdaptivePruning, context: StepContext) -> list[str]:
+    """Prune `recognizer` in place. Raises SottoError where thresholds are searched without validation clips."""
+    if config.searches and context.validation_wer is None:
+        raise SottoError(
+            "adaptive_pruning searches for thresholds by validation WER; give data.validation, or element and group"
+        )
+    model = recognizer.model
+    sets = [
+        groups
+        for stack in recognizer.architecture.stacks
+        if stack.name in config.stacks
+        for groups in groups_of(model, stack, config.attention, config.feed_forward)
+    ]
+    if config.rule == "cov_percentile":
+        with torch.no_grad():
+            prune_by_variation(matrices(model, sets))
+        notes = ["elements pruned by the coefficient of variation of their tensor"]
+    else:
+        notes = prune_by_statistics(recognizer, config, sets, context.validation_wer)
+    weights = matrices(model, sets)
+    zero = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    notes.append(f"{zero:.1%} of the weights of all linears in {' and '.join(config.stacks)} are zero")
+    if config.remove:
+        removed = remove_idle(model)
+        notes.append(f"{removed.heads} heads and {removed.neurons} neurons taken out")
+    return notes
+
+
+def matrices(model: Any, sets: Sequence[Groups]) -> list[torch.Tensor]:
+    return [weight for groups in sets for weight, _ in groups.members(model)]
+
+
+def prune_by_variation(weights: Sequence[torch.Tensor]) -> None:
+    for weight, share in zip(weights, ratios_by_variation(weights), strict=True):
+        zero_smallest(weight, share)
+
+
+@torch.no_grad()
+def prune_by_statistics(
+    recognizer: Recognizer,
+    config: AdaptivePruning,
+    sets: Sequence[Groups],
+    validation_wer: Callable[[Recognizer], float] | None,
+) -> list[str]:
+    """Both passes, with thresholds that are given or the largest that keep validation WER within the bound."""
+    model = recognizer.model
+    before = [weight.clone() for weight in matrices(model, sets)]
+
+    def prune(element: float, group: float | None) -> None:
+        for weight, original in zip(matrices(model, sets), before, strict=True):
+            weight.copy_(original)
+            zero_small_elements(weight, element)
+        if group is not None:
+            for groups in sets:
+                zero_small_groups(groups.members(model), groups.count, group)
+
+    notes = []
+    element, group = config.element, config.group
+    if config.searches:
+        assert validation_wer is not None
+        start = validation_wer(recognizer)
+        bound = start + config.wer_increase / 100
+        tried: list[str] = []
+
+        def accepted(element: float, group: float | None) -> bool:
+            prune(element, group)
+            wer = validation_wer(recognizer)
+            tried.append(f"{element:.3g}/{'none' if group is None else format(group, '.3g')}: {wer:.2%}")
+            return wer <= bound
+
+        if element is None:
+            element = largest_accepted(*ELEMENT_RANGE, config.search_steps, lambda value: accepted(value, group))
+        if element is None:
+            raise SottoError(
+                f"group {group:g} alone raises validation WER above {bound:.2%}; lower it, or leave it out"
+            )
+        if config.group is None:
+            known = element
+            group = largest_accepted(*GROUP_RANGE, config.search_steps, lambda value: accepted(known, value))
+        notes.append(f"validation WER {start:.2%} before; tried (element/group): {', '.join(tried)}")
+    assert element is not None
+    prune(element, group)
+    shown = "no group" if group is None else f"groups below the mean norm {group:+.3g} deviations"
+    return [f"zeroed: elements below {element:.3g} standard deviations, {shown}", *notes]

@@ -1,0 +1,151 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conformers import make
+from sotto.architectures import architecture_of
+from sotto.checkpoint import Recognizer, load
+from sotto.errors import SottoError
+from sotto.methods import AdaptivePruning, StepContext, apply_adaptive_pruning
+from sotto.recipe import parse_recipe
+from sotto.run import carry_out
+from sotto.surgery import structure_of
+from tones import PITCHES, square_wave, tiny_whisper, write_folder
+
+ARCHITECTURES = ["whisper", "parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"]
+
+
+def recognizer(architecture: str) -> Recognizer:
+    found = Recognizer(*tiny_whisper()) if architecture == "whisper" else make(architecture)
+    found.model.eval()
+    return found
+
+
+def linears(model: Any, stacks: tuple[str, ...] = ("encoder", "decoder")) -> dict[str, torch.Tensor]:
+    found = {}
+    for stack in architecture_of(model.config).stacks:
+        if stack.name in stacks:
+            for layer in range(len(model.get_submodule(stack.layers))):
+                for linear in stack.linears():
+                    path = f"{stack.layers}.{layer}.{linear}"
+                    found[path] = model.get_submodule(path).weight
+    return found
+
+
+def zero_share(model: Any, stacks: tuple[str, ...] = ("encoder", "decoder")) -> float:
+    weights = linears(model, stacks).values()
+    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_given_thresholds_prune_without_any_data(architecture: str, tmp_path: Path) -> None:
+    found = recognizer(architecture)
+    config = AdaptivePruning(element=0.5, group=-1.0, feed_forward="neuron", remove=False)
+    notes = apply_adaptive_pruning(found, config, StepContext(tmp_path))
+    assert notes[0] == "zeroed: elements below 0.5 standard deviations, groups below the mean norm -1 deviations"
+    assert 0.25 < zero_share(found.model) < 0.8
+    loaded = load(found.save(tmp_path / "model"))
+    assert zero_share(loaded.model) == pytest.approx(zero_share(found.model))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_model_after_removal_is_the_masked_model(architecture: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"element": 0.3, "group": -0.5, "attention": "row", "feed_forward": "neuron"}
+    masked, smaller = recognizer(architecture), recognizer(architecture)
+    apply_adaptive_pruning(masked, AdaptivePruning(**settings, remove=False), StepContext(tmp_path))
+    notes = apply_adaptive_pruning(smaller, AdaptivePruning(**settings), StepContext(tmp_path))
+    widths = [layer.ffn_widths for layer in structure_of(smaller.model).stacks["encoder"].layers]
+    assert all(widths)
+    assert not notes[-1].endswith(" 0 neurons taken out")
+    inputs = masked.family.inputs([square_wave(300, 0.9)])
+    if architecture == "whisper":
+        inputs["decoder_input_ids"] = torch.tensor([[1, 5, 9, 11]])
+    with torch.no_grad():
+        torch.testing.assert_close(smaller.model(**inputs).logits, masked.model(**inputs).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_other_rule_zeroes_a_third_to_two_thirds_of_every_matrix(tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    apply_adaptive_pruning(found, AdaptivePruning("cov_percentile", remove=False), StepContext(tmp_path))
+    shares = [round((weight == 0).float().mean().item(), 2) for weight in linears(found.model).values()]
+    assert set(shares) == {0.3, 0.5, 0.7}
+
+
+def test_one_stack_can_be_left_alone(tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    apply_adaptive_pruning(found, AdaptivePruning(element=0.5, group=-3.0, stacks=("encoder",)), StepContext(tmp_path))
+    assert zero_share(found.model, ("encoder",)) > 0.2
+    assert zero_share(found.model, ("decoder",)) == 0.0
+
+
+def bounded(wers: list[float], most: float) -> Any:
+    """A validation WER that is 10 % until more than the share `most` of the weights is zero, and 30 % from there."""
+
+    def validation_wer(recognizer: Recognizer) -> float:
+        wers.append(0.1 if zero_share(recognizer.model) <= most else 0.3)
+        return wers[-1]
+
+    return validation_wer
+
+
+@pytest.mark.parametrize("most", [0.2, 0.4])
+def test_thresholds_are_the_largest_within_the_bound(most: float, tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    wers: list[float] = []
+    context = StepContext(tmp_path, validation_wer=bounded(wers, most))
+    notes = apply_adaptive_pruning(found, AdaptivePruning(search_steps=8, remove=False), context)
+    assert most - 0.05 < zero_share(found.model) <= most
+    assert 0.3 in wers
+    assert len(wers) <= 1 + 2 * 10
+    assert notes[1].startswith("validation WER 10.00% before; tried (element/group): 2/none: 30.00%")
+
+
+def test_a_bound_of_some_points_lets_the_search_go_on(tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    context = StepContext(tmp_path, validation_wer=bounded([], 0.3))
+    apply_adaptive_pruning(found, AdaptivePruning(wer_increase=25.0, remove=False), context)
+    assert zero_share(found.model) > 0.9
+
+
+def test_a_given_threshold_that_breaks_the_bound_is_an_error(tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    context = StepContext(tmp_path, validation_wer=bounded([], 0.0))
+    with pytest.raises(SottoError, match="group 0.5 alone raises validation WER above 10.00%"):
+        apply_adaptive_pruning(found, AdaptivePruning(group=0.5), context)
+
+
+def test_a_search_needs_validation_clips(tmp_path: Path) -> None:
+    with pytest.raises(SottoError, match="searches for thresholds by validation WER; give data.validation"):
+        apply_adaptive_pruning(recognizer("whisper"), AdaptivePruning(), StepContext(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rule": "cov_percentile", "element": 0.5}, "has thresholds of its own; leave out element and group"),
+        ({"element": -0.1}, "element must not be negative, found -0.1"),
+        ({"search_steps": -1}, "search_steps must not be negative, found -1"),
+        ({"stacks": ()}, "stacks must name encoder, decoder or both"),
+    ],
+)
+def test_settings_are_checked(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SottoError, match=message):
+        AdaptivePruning(**values)
+
+
+def test_a_recipe_prunes_within_its_bound_and_reports_it(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    Recognizer(*tiny_whisper()).save(tmp_path / "base")
+    recipe = {
+        "base": "base",
+        "data": {"validation": {"path": "clips"}},
+        "language": "en",
+        "steps": [{"adaptive_pruning": {"search_steps": 1, "feed_forward": "neuron"}}],
+        "accept": {"wer_increase": 0.0},
+    }
+    numbers = carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
+    pruned = numbers.models[-1]
+    assert pruned.parameters.nonzero < pruned.parameters.total <= numbers.models[0].parameters.total
+    assert any(note.startswith("validation WER") for note in pruned.notes)
