@@ -187,6 +187,7 @@ def carry_out_step(
         train=run.sources.get("train"),
         validation=run.sources.get("validation"),
         language=run.recipe.language,
+        normalizer=run.normalizer,
         seed=run.recipe.seed,
     )
     if context.validation is not None:

@@ -1,16 +1,23 @@
 """The methods, and what each of them is made of. Importing this package registers them all."""
 
 from sotto.methods.adaptive_pruning import AdaptivePruning, apply_adaptive_pruning
+from sotto.methods.fine_tuning import FineTuning
+from sotto.methods.hold_zeros import HoldZeros
 from sotto.methods.low_rank import apply_low_rank
 from sotto.methods.low_rank_config import LowRank
+from sotto.methods.magnitude import MagnitudePruning, StructuredMagnitude
 from sotto.methods.method import StepContext, methods
 from sotto.methods.sparse_group_lasso import SparseGroupLasso
 
 __all__ = [
     "AdaptivePruning",
+    "FineTuning",
+    "HoldZeros",
     "LowRank",
+    "MagnitudePruning",
     "SparseGroupLasso",
     "StepContext",
+    "StructuredMagnitude",
     "apply_adaptive_pruning",
     "apply_low_rank",
     "methods",

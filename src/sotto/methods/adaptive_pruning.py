@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -50,8 +50,6 @@ class AdaptivePruning:
     remove: bool = True
     """take out heads and neurons that are left with nothing to do"""
 
-    needs: ClassVar[tuple[str, ...]] = ()
-
     def __post_init__(self) -> None:
         if self.rule == "cov_percentile" and (self.element is not None or self.group is not None):
             raise SottoError("rule cov_percentile has thresholds of its own; leave out element and group")
@@ -61,6 +59,10 @@ class AdaptivePruning:
             raise SottoError(f"search_steps must not be negative, found {self.search_steps}")
         if not self.stacks:
             raise SottoError("stacks must name encoder, decoder or both")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("validation",) if self.searches else ()
 
     @property
     def searches(self) -> bool:

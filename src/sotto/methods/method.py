@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.registry import Registry
+from sotto.text import Normalizer, get_normalizer
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class StepContext:
     validation_wer: Callable[[Recognizer], float] | None = None
     """WER on the validation clips, decoded and normalised as the recipe says"""
     language: str | None = None
+    normalizer: Normalizer = field(default_factory=lambda: get_normalizer(None))
     seed: int = 0
 
 

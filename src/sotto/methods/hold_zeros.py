@@ -1,0 +1,63 @@
+"""Keeps a pattern of zeros while the other weights are trained: recovery after pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sotto.architectures import architecture_of
+from sotto.examples import Batch
+from sotto.layers import FactoredLinear
+from sotto.objectives import Objective, Setting, objectives
+from sotto.surgery import get_linear, layer_path
+
+
+@dataclass(frozen=True)
+class HoldZeros:
+    """Weights of the layers' linears that are zero before training are zero after every step."""
+
+
+class HoldZerosObjective(Objective):
+    """No term of the loss: after each step sets weights back to zero where `patterns`, by path of a linear, are true."""
+
+    name = "hold_zeros"
+
+    def __init__(self, patterns: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.paths = list(patterns)
+        for number, pattern in enumerate(patterns.values()):
+            self.register_buffer(f"pattern_{number}", pattern)  # kept in checkpoints: a resumed run has the same
+
+    def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.zeros((), device=tokens.device)
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, step: int, learning_rate: float) -> None:
+        for number, path in enumerate(self.paths):
+            weight: Any = model.get_submodule(path).weight
+            weight[self.get_buffer(f"pattern_{number}")] = 0.0
+
+
+@objectives.register("hold_zeros", HoldZeros)
+def build_hold_zeros(config: HoldZeros, setting: Setting) -> HoldZerosObjective:
+    model = setting.family.model
+    return HoldZerosObjective(
+        {path: weight == 0 for path, weight in plain_weights(model).items() if (weight == 0).any()}
+    )
+
+
+def plain_weights(model: Any, stacks: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
+    """The weights (outputs, inputs) of the layers' linears that are not factored, by path from the model's root."""
+    found: dict[str, torch.Tensor] = {}
+    for stack in architecture_of(model.config).stacks:
+        if stacks is not None and stack.name not in stacks:
+            continue
+        for layer in range(len(model.get_submodule(stack.layers))):
+            for name in stack.linears():
+                linear = get_linear(model, stack, layer, name)
+                if not isinstance(linear, FactoredLinear):
+                    found[layer_path(stack, layer, name)] = linear.weight
+    return found

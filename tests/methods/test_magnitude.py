@@ -1,0 +1,180 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conformers import make
+from sotto.checkpoint import Recognizer, load
+from sotto.errors import SottoError
+from sotto.methods import FineTuning, HoldZeros, MagnitudePruning, StepContext, StructuredMagnitude, methods
+from sotto.methods.hold_zeros import plain_weights
+from sotto.methods.magnitude import zero_least_groups, zero_smallest_of
+from sotto.objectives import Setting, objectives
+from sotto.recipe import parse_recipe
+from sotto.run import carry_out
+from sotto.surgery import structure_of
+from sotto.training import Training
+from tones import PITCHES, square_wave, tiny_whisper, write_folder
+
+ARCHITECTURES = ["whisper", "parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"]
+SHORT: dict[str, Any] = {"batch_size": 2, "evaluate_every": 1, "workers": 0, "learning_rate": 1e-3}
+
+
+def recognizer(architecture: str) -> Recognizer:
+    found = Recognizer(*tiny_whisper()) if architecture == "whisper" else make(architecture)
+    found.model.eval()
+    return found
+
+
+def apply(found: Recognizer, config: Any, folder: Path, **context: Any) -> list[str]:
+    return methods.handler(config)(found, config, StepContext(folder, **context))
+
+
+def zero_share(model: Any, stacks: tuple[str, ...] | None = None) -> float:
+    weights = plain_weights(model, stacks).values()
+    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def matrices() -> list[torch.Tensor]:
+    return [torch.tensor([[1.0, -2.0], [3.0, -4.0]]), torch.tensor([[10.0, 0.5], [-30.0, 40.0]])]
+
+
+def test_the_smallest_of_each_layer_by_hand() -> None:
+    weights = matrices()
+    zero_smallest_of(weights, 0.5, "layer")
+    assert [weight.tolist() for weight in weights] == [[[0.0, 0.0], [3.0, -4.0]], [[0.0, 0.0], [-30.0, 40.0]]]
+
+
+def test_the_smallest_of_all_by_hand() -> None:
+    weights = matrices()
+    zero_smallest_of(weights, 0.5, "global")
+    assert [weight.tolist() for weight in weights] == [[[0.0, 0.0], [0.0, -4.0]], [[10.0, 0.0], [-30.0, 40.0]]]
+
+
+@pytest.mark.parametrize(
+    ("scope", "first", "second"),
+    [("layer", [0.0, 2.0], [0.0, 40.0]), ("global", [0.0, 2.0], [20.0, 40.0])],
+)
+def test_groups_of_the_least_norm_by_hand(scope: Any, first: list[float], second: list[float]) -> None:
+    """Of all four columns half would go, but the largest of a set stays."""
+    weights = [torch.tensor([[1.0, 2.0]]), torch.tensor([[20.0, 40.0]])]
+    zero_least_groups([([(weight, 1)], 2) for weight in weights], 0.5, scope)
+    assert [weight[0].tolist() for weight in weights] == [first, second]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_one_shot_zeroes_the_share_asked_for(architecture: str, scope: Any, tmp_path: Path) -> None:
+    found = recognizer(architecture)
+    notes = apply(found, MagnitudePruning(0.4, scope, remove=False), tmp_path)
+    assert notes == ["40.0% pruned at once"]
+    assert zero_share(found.model) == pytest.approx(0.4, abs=0.01)
+    assert zero_share(load(found.save(tmp_path / "model")).model) == pytest.approx(0.4, abs=0.01)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_whole_heads_and_neurons_go(architecture: str, tmp_path: Path) -> None:
+    found = recognizer(architecture)
+    apply(found, StructuredMagnitude(heads=0.5, neurons=0.5), tmp_path)
+    for layer in structure_of(found.model).stacks["encoder"].layers:
+        assert all(len(heads) == (1 if architecture == "whisper" else 2) for heads in layer.heads.values())
+        assert bool(layer.heads) == (architecture != "wav2vec2_conformer_rotary")  # which cannot lose heads
+        full = 128 if architecture == "whisper" else 24
+        assert layer.ffn_widths
+        assert all(width == full // 2 for width in layer.ffn_widths.values())
+    inputs = found.family.with_transcript(found.family.inputs([square_wave(300, 0.9)]))
+    with torch.no_grad():
+        assert found.family.logits(inputs).isfinite().all()
+
+
+def test_one_stack_can_be_left_alone(tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    apply(found, MagnitudePruning(0.5, stacks=("decoder",)), tmp_path)
+    assert zero_share(found.model, ("encoder",)) == 0.0
+    assert zero_share(found.model, ("decoder",)) > 0.4
+
+
+def test_zeros_are_held_while_the_rest_is_trained() -> None:
+    found = recognizer("whisper")
+    with torch.no_grad():
+        for weight in plain_weights(found.model).values():
+            weight[0] = 0.0
+    held = objectives.handler(HoldZeros())(HoldZeros(), Setting(found.family))
+    with torch.no_grad():
+        for weight in plain_weights(found.model).values():
+            weight.add_(1.0)
+    held.after_step(found.model, 1, 0.1)
+    for weight in plain_weights(found.model).values():
+        assert (weight[0] == 0).all()
+        assert (weight[1:] != 0).any()
+    assert held.state_dict()  # a resumed run holds the same pattern
+
+
+def test_rounds_of_pruning_and_recovery_in_a_recipe(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
+    recognizer("whisper").save(tmp_path / "base")
+    recovery = {"training": {**SHORT, "steps": 5}}
+    step = {"share": 0.5, "rounds": 2, "recovery": recovery, "remove": False}
+    recipe = {
+        "base": "base",
+        "data": {"train": {"path": "clips"}, "validation": {"path": "validation"}},
+        "language": "en",
+        "steps": [{"magnitude_pruning": step}],
+    }
+    numbers = carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
+    notes = numbers.models[-1].notes
+    assert [note.split(",")[0] for note in notes] == ["round 1: 29.3% pruned", "round 2: 50.0% pruned"]
+    pruned, base = (load(tmp_path / name).model for name in ("run/model", "base"))
+    assert zero_share(pruned) == pytest.approx(0.5, abs=0.01)
+    assert (pruned.model.decoder.embed_tokens.weight - base.model.decoder.embed_tokens.weight).abs().max() > 0
+    work = tmp_path / "run" / "steps" / "1-magnitude_pruning" / "work"
+    assert sorted(path.name for path in work.iterdir()) == ["round-1", "round-2"]
+    assert (work / "round-1" / "checkpoint-2").is_dir()
+    assert (work / "round-2" / "checkpoint-3").is_dir()
+
+
+def test_fine_tuning_is_a_step_with_terms_of_its_own(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
+    recognizer("whisper").save(tmp_path / "base")
+    terms = [{"sparse_group_lasso": {"encoder_element": 20.0, "form": "proximal"}}]
+    recipe = {
+        "base": "base",
+        "data": {"train": {"path": "clips"}, "validation": {"path": "validation"}},
+        "language": "en",
+        "steps": [{"fine_tuning": {"training": {**SHORT, "steps": 3}, "objectives": terms}}],
+    }
+    numbers = carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
+    assert numbers.models[-1].notes[0].startswith("trained for 3 steps; best validation WER")
+    assert zero_share(load(tmp_path / "run" / "model").model, ("encoder",)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MagnitudePruning(1.0), "share must be between 0 and 1, found 1.0"),
+        (lambda: MagnitudePruning(0.5, rounds=0), "rounds must be at least 1, found 0"),
+        (lambda: MagnitudePruning(0.5, rounds=3), "rounds without recovery in between are one round"),
+        (
+            lambda: MagnitudePruning(0.5, rounds=3, recovery=FineTuning(Training(2))),
+            "recovery has 2 steps for 3 rounds; give more",
+        ),
+        (StructuredMagnitude, "give heads, neurons or both"),
+        (lambda: StructuredMagnitude(heads=1.0), "heads must be at least 0 and below 1, found 1.0"),
+        (lambda: FineTuning(Training(2), objectives=({"ctx": {}},)), "unknown objective 'ctx'; did you mean 'ctc'?"),
+    ],
+)
+def test_settings_are_checked(build: Any, message: str) -> None:
+    with pytest.raises(SottoError, match=message.replace("?", r"\?")):
+        build()
+
+
+def test_recovery_needs_data(tmp_path: Path) -> None:
+    with pytest.raises(SottoError, match=r"fine-tuning needs data.train, data.validation and language"):
+        apply(recognizer("whisper"), FineTuning(Training(1)), tmp_path)
+    recipe = {"base": "base", "steps": [{"magnitude_pruning": {"share": 0.5, "recovery": {"training": {"steps": 2}}}}]}
+    recognizer("whisper").save(tmp_path / "base")
+    with pytest.raises(SottoError, match=r"magnitude_pruning needs data.train; give it a folder of audio"):
+        carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
