@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import shutil
 import tempfile
@@ -15,17 +16,19 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, GenerationConfig
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from sotto.architectures import Architecture, architecture_of
+from sotto.architectures import Architecture, Stack, architecture_of
 from sotto.auto_classes import classes_of, plain_config, register, sotto_config
 from sotto.configuration import nearest
 from sotto.errors import SottoError
 from sotto.families import Family, evaluating, family_of
+from sotto.layers import packed_bytes
 from sotto.structure import Structure, check, from_json
-from sotto.surgery import structure_of
+from sotto.surgery import get_linear, pack_linear, structure_of, unpack_linear
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNHEARD = ("wav2vec2_conformer.masked_spec_embed",)  # weights for training alone, which a checkpoint may lack
@@ -45,6 +48,8 @@ class Recognizer:
     processor: Any
     stored_dtype: str | None = None
     """precision of the weights in the checkpoint it was loaded from; saved in the same unless asked otherwise"""
+    packed: bool = False
+    """whether zeros took a bit each in the checkpoint it came from; saved in the same way unless asked otherwise"""
     language: str | None = None
     """what is spoken, where that is known: for the transcripts that methods have the model write"""
     folder: Path | None = None
@@ -77,9 +82,11 @@ class Recognizer:
         """One with weights of its own, that stays as it is while this one is changed."""
         return replace(self, model=copy.deepcopy(self.model))
 
-    def save(self, folder: str | Path, dtype: str | None = None, card: str | None = None) -> Path:
+    def save(
+        self, folder: str | Path, dtype: str | None = None, card: str | None = None, packed: bool | None = None
+    ) -> Path:
         """Write a checkpoint to `folder`; see `save`."""
-        return save(self, Path(folder), dtype=dtype, card=card)
+        return save(self, Path(folder), dtype=dtype, card=card, packed=packed)
 
 
 def load(name: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Recognizer:
@@ -101,9 +108,10 @@ def load(name: str | Path, *, device: str | torch.device | None = None, dtype: t
         raise SottoError(f"{name}: the weights do not fit the config: {lost[0]} and {len(lost) - 1} more; save it anew")
     with readable(name):
         processor = family_of(config).load_processor(name)
+    packed = unpack_linears(model)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype_on_disk = str(config.dtype or torch.float32).removeprefix("torch.")
-    return Recognizer(model.eval(), processor, dtype_on_disk, folder=local_folder(name))
+    return Recognizer(model.eval(), processor, dtype_on_disk, packed, folder=local_folder(name))
 
 
 def local_folder(name: str | Path) -> Path:
@@ -154,12 +162,20 @@ def no_loading_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def save(recognizer: Recognizer, folder: Path, *, dtype: str | None = None, card: str | None = None) -> Path:
+def save(
+    recognizer: Recognizer,
+    folder: Path,
+    *,
+    dtype: str | None = None,
+    card: str | None = None,
+    packed: bool | None = None,
+) -> Path:
     """Write model, processor, generation config and model card to `folder`, and verify what was written.
 
     A model whose shapes plain transformers can express is written as a plain checkpoint of its family. Everything goes
     to a temporary folder beside `folder`, is reloaded and compared with the model in memory, and only then takes its
-    place; on any failure nothing is left. Raises SottoError where `folder` holds something that is no checkpoint,
+    place; on any failure nothing is left. `packed`: zeros take a bit each where that makes the weights of a linear
+    smaller, in a checkpoint of Sotto's own. Raises SottoError where `folder` holds something that is no checkpoint,
     where the disk is full, or where the reloaded model does not compute the same.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -169,7 +185,8 @@ def save(recognizer: Recognizer, folder: Path, *, dtype: str | None = None, card
     target = folder.resolve()  # "." has no name, and a link is to be kept
     try:
         with partial_folder(target) as partial:
-            write(recognizer, partial, wanted_dtype(recognizer, dtype), card)
+            written = packed_copy(recognizer) if (recognizer.packed if packed is None else packed) else recognizer
+            write(written, partial, wanted_dtype(recognizer, dtype), card)
             verify(recognizer, partial)
             replace_folder(partial, target)
     except (OSError, SafetensorError) as error:
@@ -229,6 +246,39 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def packed_copy(recognizer: Recognizer) -> Recognizer:
+    """One that shares its weights with `recognizer`, but for linears that are smaller when packed."""
+    tensors = itertools.chain(recognizer.model.parameters(), recognizer.model.buffers())
+    model = copy.deepcopy(recognizer.model, {id(tensor): tensor for tensor in tensors})
+    for stack, index, name in linears_of(model):
+        linear = get_linear(model, stack, index, name)
+        if isinstance(linear, nn.Linear):
+            zeros = int((linear.weight == 0).sum())
+            if zeros * linear.weight.element_size() > 1.1 * packed_bytes(linear.weight.numel()):
+                pack_linear(model, stack, index, name)
+    return replace(recognizer, model=model)
+
+
+def unpack_linears(model: Any) -> bool:
+    """Make plain linears of all that are packed; whether there were any."""
+    packed = [
+        (stack, index, name)
+        for stack, index, name in linears_of(model)
+        if name in structure_of(model).layer(stack.name, index).nonzeros
+    ]
+    for place in packed:
+        unpack_linear(model, *place)
+    return bool(packed)
+
+
+def linears_of(model: Any) -> Iterator[tuple[Stack, int, str]]:
+    """Stack, layer and path within the layer of all linears of all layers."""
+    for stack in architecture_of(model.config).stacks:
+        for index in range(len(model.get_submodule(stack.layers))):
+            for name in stack.linears():
+                yield stack, index, name
+
+
 def config_on_disk(model: Any) -> Any:
     """transformers' own config where it can express the shapes, else Sotto's with the record."""
     sizes = plain_sizes(structure_of(model), architecture_of(model.config), model.config)
@@ -244,7 +294,7 @@ def plain_sizes(structure: Structure, architecture: Architecture, config: Any) -
     for stack in architecture.stacks:
         dimensions = stack.dimensions(config)
         layers = structure.stacks[stack.name].layers
-        if any(layer.ranks or layer.heads or layer.reduced for layer in layers):
+        if any(layer.ranks or layer.heads or layer.reduced or layer.nonzeros for layer in layers):
             return None
         widths = {layer.ffn_widths.get(ffn.name, dimensions.ffn) for layer in layers for ffn in stack.feed_forwards}
         if len(widths) != 1:

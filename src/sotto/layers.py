@@ -52,6 +52,62 @@ class FactoredLinear(nn.Module):
         return result
 
 
+class PackedLinear(nn.Module):
+    """A linear many of whose weights are zero, as it lies on disk: one bit a weight, and those that are not zero.
+
+    `pattern` (bytes,) uint8 has the bits of the weights row by row, the first in the lowest; `values` (nonzeros,).
+    """
+
+    pattern: torch.Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        nonzeros: int,
+        bias: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.values = nn.Parameter(torch.empty(nonzeros, device=device, dtype=dtype))
+        self.register_buffer(
+            "pattern", torch.empty(packed_bytes(in_features * out_features), dtype=torch.uint8, device=device)
+        )
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(outputs, inputs): what a plain linear would hold."""
+        return unpack(self.values, self.pattern, (self.out_features, self.in_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+def packed_bytes(count: int) -> int:
+    """Bytes that the bits of `count` weights take."""
+    return -(-count // 8)
+
+
+def pack(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights that are not zero (nonzeros,), and the bits (bytes,) of where they are."""
+    is_nonzero = (weight != 0).flatten()
+    bits = nn.functional.pad(is_nonzero, (0, -len(is_nonzero) % 8)).view(-1, 8)
+    places = 2 ** torch.arange(8, device=weight.device)
+    return weight.flatten()[is_nonzero], (bits * places).sum(1).to(torch.uint8)
+
+
+def unpack(values: torch.Tensor, pattern: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """The inverse of `pack`."""
+    bits = (pattern[:, None] >> torch.arange(8, device=pattern.device)) & 1
+    is_nonzero = bits.flatten()[: shape[0] * shape[1]].bool()
+    weight = values.new_zeros(shape[0] * shape[1])
+    return weight.masked_scatter(is_nonzero, values).view(shape)
+
+
 class ReducedAttention(nn.Module):
     """Self-attention over the whole window, computed in the rank of its factored projections.
 

@@ -196,7 +196,7 @@ def carry_out_step(
     seconds = time.monotonic() - start
     if processes().is_main_process:
         card = model_card(run.recipe, recognizer, notes)
-        save(recognizer, folder / "model", dtype=run.recipe.dtype, card=card)
+        save(recognizer, folder / "model", dtype=run.recipe.dtype, card=card, packed=run.recipe.pack_zeros)
     processes().wait_for_everyone()
     saved = reloaded(folder / "model", recognizer)  # what is measured is what is on disk
     run.say(f"{name}: measuring")

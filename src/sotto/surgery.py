@@ -16,7 +16,7 @@ from torch import nn
 
 from sotto.architectures import Attention, FeedForward, Stack, architecture_of, set_setting
 from sotto.errors import SottoError
-from sotto.layers import FactoredLinear, ReducedAttention
+from sotto.layers import FactoredLinear, PackedLinear, ReducedAttention, pack
 from sotto.structure import LayerStructure, Structure, check, dense_structure, from_json, to_json
 
 Linear = nn.Linear | FactoredLinear
@@ -91,6 +91,33 @@ def merge(model: Any, stack: Stack, index: int, linear: str) -> None:
     layer = structure_of(model).layer(stack.name, index)
     ranks = {name: rank for name, rank in layer.ranks.items() if name != linear}
     record(model, stack, index, replace(layer, ranks=ranks))
+
+
+def pack_linear(model: nn.Module, stack: Stack, index: int, linear: str) -> None:
+    """Replace a plain linear by one whose zeros take a bit each."""
+    old = get_linear(model, stack, index, linear)
+    assert isinstance(old, nn.Linear)
+    values, pattern = pack(old.weight.detach())
+    new = PackedLinear(old.in_features, old.out_features, len(values), old.bias is not None, device="meta")
+    new.values = nn.Parameter(values, old.weight.requires_grad)
+    new.pattern = pattern
+    new.bias = old.bias
+    model.set_submodule(layer_path(stack, index, linear), new)
+    layer = structure_of(model).layer(stack.name, index)
+    record(model, stack, index, replace(layer, nonzeros={**layer.nonzeros, linear: len(values)}))
+
+
+def unpack_linear(model: nn.Module, stack: Stack, index: int, linear: str) -> None:
+    """The inverse of `pack_linear`."""
+    old = model.get_submodule(layer_path(stack, index, linear))
+    assert isinstance(old, PackedLinear)
+    new = nn.Linear(old.in_features, old.out_features, old.bias is not None, device="meta")
+    new.weight = nn.Parameter(old.weight.detach(), old.values.requires_grad)
+    new.bias = old.bias  # type: ignore[assignment]
+    model.set_submodule(layer_path(stack, index, linear), new)
+    layer = structure_of(model).layer(stack.name, index)
+    nonzeros = {name: count for name, count in layer.nonzeros.items() if name != linear}
+    record(model, stack, index, replace(layer, nonzeros=nonzeros))
 
 
 def unheard_biases(attention: Attention) -> tuple[str, ...]:
@@ -228,6 +255,17 @@ def shape_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructur
         weight = old.weight
         new = FactoredLinear(old.in_features, rank, old.out_features, device=weight.device, dtype=weight.dtype)
         model.set_submodule(layer_path(stack, index, name), new)
+    for name, nonzeros in layer.nonzeros.items():
+        plain = get_linear(model, stack, index, name)
+        packed = PackedLinear(
+            plain.in_features,
+            plain.out_features,
+            nonzeros,
+            plain.bias is not None,
+            device=plain.weight.device,
+            dtype=plain.weight.dtype,
+        )
+        model.set_submodule(layer_path(stack, index, name), packed)
     structure = structure_of(model)
     model.config.sotto = to_json(structure.with_layer(stack.name, index, replace(layer, reduced=())))  # type: ignore[union-attr]
     for attention in stack.attentions:

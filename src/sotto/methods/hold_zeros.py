@@ -21,7 +21,7 @@ class HoldZeros:
 
 
 class HoldZerosObjective(Objective):
-    """No term of the loss: after each step sets weights back to zero where `patterns`, by path of a linear, are true."""
+    """No term of the loss: after each step, weights are zero again where `patterns` (path of a linear -> where) say."""
 
     name = "hold_zeros"
 
