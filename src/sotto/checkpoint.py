@@ -252,7 +252,7 @@ def packed_copy(recognizer: Recognizer) -> Recognizer:
     model = copy.deepcopy(recognizer.model, {id(tensor): tensor for tensor in tensors})
     for stack, index, name in linears_of(model):
         linear = get_linear(model, stack, index, name)
-        if isinstance(linear, nn.Linear):
+        if type(linear) is nn.Linear:
             zeros = int((linear.weight == 0).sum())
             if zeros * linear.weight.element_size() > 1.1 * packed_bytes(linear.weight.numel()):
                 pack_linear(model, stack, index, name)
@@ -294,7 +294,7 @@ def plain_sizes(structure: Structure, architecture: Architecture, config: Any) -
     for stack in architecture.stacks:
         dimensions = stack.dimensions(config)
         layers = structure.stacks[stack.name].layers
-        if any(layer.ranks or layer.heads or layer.reduced or layer.nonzeros for layer in layers):
+        if any(layer.ranks or layer.heads or layer.reduced or layer.inputs or layer.nonzeros for layer in layers):
             return None
         widths = {layer.ffn_widths.get(ffn.name, dimensions.ffn) for layer in layers for ffn in stack.feed_forwards}
         if len(widths) != 1:

@@ -52,6 +52,28 @@ class FactoredLinear(nn.Module):
         return result
 
 
+class GatheredLinear(nn.Linear):
+    """A linear that hears some of its inputs only: `columns` (kept,) of all `inputs`; `weight` (outputs, kept)."""
+
+    columns: torch.Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        kept: int,
+        outputs: int,
+        bias: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(kept, outputs, bias, device=device, dtype=dtype)
+        self.inputs = inputs
+        self.register_buffer("columns", torch.empty(kept, dtype=torch.int64, device=device))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.index_select(-1, self.columns))
+
+
 class PackedLinear(nn.Module):
     """A linear many of whose weights are zero, as it lies on disk: one bit a weight, and those that are not zero.
 

@@ -26,6 +26,8 @@ class LayerStructure:
     """linear (path within the layer) -> rank of its two factors"""
     reduced: tuple[str, ...] = ()
     """attentions computed in the reduced dimension"""
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    """linear that hears some channels of the residual stream only -> how many"""
     nonzeros: Mapping[str, int] = field(default_factory=dict)
     """linear that is packed on disk -> how many of its weights are not zero"""
 
@@ -129,11 +131,16 @@ def check_layer(layer: LayerStructure, stack: Stack, dimensions: StackDimensions
     for name, rank in layer.ranks.items():
         check_name(name, list(stack.linears()), f"{where}: linear")
         check_bound(rank, min(stack.linear_shape(name, dimensions)), f"{where}: rank of {name}")
+    for name, kept in layer.inputs.items():
+        check_name(name, list(stack.linears_of_residual()), f"{where}: linear of the residual stream")
+        check_bound(kept, dimensions.width, f"{where}: inputs of {name}")
+        if name in layer.ranks:
+            raise SottoError(f"structure record: {where}: {name} is factored, and hears all of its inputs")
     for name, count in layer.nonzeros.items():
         check_name(name, list(stack.linears()), f"{where}: linear")
         inputs, outputs = stack.linear_shape(name, dimensions)
-        if name in layer.ranks:
-            raise SottoError(f"structure record: {where}: {name} is factored, and cannot be packed")
+        if name in layer.ranks or name in layer.inputs:
+            raise SottoError(f"structure record: {where}: {name} is no plain linear, and cannot be packed")
         if not 0 <= count <= inputs * outputs:
             raise SottoError(f"structure record: {where}: {name}: {count} of {inputs * outputs} weights are not zero")
     for name in layer.reduced:

@@ -16,7 +16,7 @@ from torch import nn
 
 from sotto.architectures import Attention, FeedForward, Stack, architecture_of, set_setting
 from sotto.errors import SottoError
-from sotto.layers import FactoredLinear, PackedLinear, ReducedAttention, pack
+from sotto.layers import FactoredLinear, GatheredLinear, PackedLinear, ReducedAttention, pack
 from sotto.structure import LayerStructure, Structure, check, dense_structure, from_json, to_json
 
 Linear = nn.Linear | FactoredLinear
@@ -93,10 +93,41 @@ def merge(model: Any, stack: Stack, index: int, linear: str) -> None:
     record(model, stack, index, replace(layer, ranks=ranks))
 
 
+def gather_inputs(model: nn.Module, stack: Stack, index: int, linear: str, columns: Sequence[int]) -> None:
+    """Have a linear of the residual stream hear the channels `columns` only; the others' weights are dropped."""
+    old = get_linear(model, stack, index, linear)
+    if linear not in stack.linears_of_residual() or type(old) is not nn.Linear:
+        raise ValueError(f"{layer_path(stack, index, linear)}: not a plain linear of the residual stream")
+    check_positions(columns, old.in_features, f"inputs of {layer_path(stack, index, linear)}")
+    weight = old.weight
+    new = GatheredLinear(old.in_features, len(columns), old.out_features, old.bias is not None, device="meta")
+    new.columns = torch.as_tensor(list(columns), device=weight.device)
+    new.weight = nn.Parameter(weight.detach()[:, new.columns], weight.requires_grad)
+    new.bias = old.bias
+    model.set_submodule(layer_path(stack, index, linear), new)
+    layer = structure_of(model).layer(stack.name, index)
+    record(model, stack, index, replace(layer, inputs={**layer.inputs, linear: len(columns)}))
+
+
+def restore_inputs(model: nn.Module, stack: Stack, index: int, linear: str) -> None:
+    """The inverse of `gather_inputs`, with weights of zero for the channels that were dropped; else nothing."""
+    old = get_linear(model, stack, index, linear)
+    if not isinstance(old, GatheredLinear):
+        return
+    new = nn.Linear(old.inputs, old.out_features, old.bias is not None, device="meta")
+    weight = old.weight.detach().new_zeros(old.out_features, old.inputs)
+    new.weight = nn.Parameter(weight.index_copy(1, old.columns, old.weight.detach()), old.weight.requires_grad)
+    new.bias = old.bias
+    model.set_submodule(layer_path(stack, index, linear), new)
+    layer = structure_of(model).layer(stack.name, index)
+    inputs = {name: count for name, count in layer.inputs.items() if name != linear}
+    record(model, stack, index, replace(layer, inputs=inputs))
+
+
 def pack_linear(model: nn.Module, stack: Stack, index: int, linear: str) -> None:
     """Replace a plain linear by one whose zeros take a bit each."""
     old = get_linear(model, stack, index, linear)
-    assert isinstance(old, nn.Linear)
+    assert type(old) is nn.Linear
     values, pattern = pack(old.weight.detach())
     new = PackedLinear(old.in_features, old.out_features, len(values), old.bias is not None, device="meta")
     new.values = nn.Parameter(values, old.weight.requires_grad)
@@ -255,6 +286,17 @@ def shape_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructur
         weight = old.weight
         new = FactoredLinear(old.in_features, rank, old.out_features, device=weight.device, dtype=weight.dtype)
         model.set_submodule(layer_path(stack, index, name), new)
+    for name, kept in layer.inputs.items():
+        whole = get_linear(model, stack, index, name)
+        gathered = GatheredLinear(
+            whole.in_features,
+            kept,
+            whole.out_features,
+            whole.bias is not None,
+            device=whole.weight.device,
+            dtype=whole.weight.dtype,
+        )
+        model.set_submodule(layer_path(stack, index, name), gathered)
     for name, nonzeros in layer.nonzeros.items():
         plain = get_linear(model, stack, index, name)
         packed = PackedLinear(

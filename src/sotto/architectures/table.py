@@ -147,6 +147,11 @@ class Stack:
         for module in self.modules:
             yield from module.linears
 
+    def linears_of_residual(self) -> Iterator[str]:
+        """Paths of the linears whose inputs are as wide as the stack: all but those out of heads and inner widths."""
+        outward = {ffn.down for ffn in self.feed_forwards} | {attention.projections[3] for attention in self.attentions}
+        yield from (linear for linear in self.linears() if linear not in outward)
+
     def linear_shape(self, linear: str, dimensions: StackDimensions) -> tuple[int, int]:
         """(inputs, outputs) of a linear in the base."""
         for feed_forward in self.feed_forwards:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sotto.calibration import calibrate
+from sotto.calibration import calibrate, places
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.factoring import expand_attentions, factor_at_once, factor_sequentially, reduce_where_cheaper
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.method import StepContext, methods
 from sotto.methods.ranks import choose_ranks
+from sotto.surgery import restore_inputs
 
 
 @methods.register("low_rank", LowRank)
@@ -17,6 +18,8 @@ def apply_low_rank(recognizer: Recognizer, config: LowRank, context: StepContext
     if context.calibration is None:
         raise SottoError("low_rank needs calibration clips; give data.calibration (no transcripts needed)")
     expand_attentions(recognizer, config.stacks)
+    for stack, index, name in places(recognizer, config.stacks):
+        restore_inputs(recognizer.model, stack, index, name)  # linears of one input share what is measured of it
     principals = calibrate(recognizer, context.calibration, config.stacks).principals()
     ranks, reason = choose_ranks(recognizer, config, principals, context.calibration)
     if config.sequential:

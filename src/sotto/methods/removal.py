@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers.activations import ACT2FN
 from sotto.architectures import Attention, FeedForward, Stack, architecture_of
 from sotto.architectures.table import get_setting
 from sotto.layers import FactoredLinear, ReducedAttention
-from sotto.surgery import get_linear, keep_heads, layer_path, narrow_ffn
+from sotto.surgery import gather_inputs, get_linear, keep_heads, layer_path, narrow_ffn
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,27 @@ def remove_idle_neurons(model: Any, stack: Stack, layer: int, feed_forward: Feed
         return 0
     narrow_ffn(model, stack, layer, feed_forward, kept.nonzero().flatten().tolist())
     return int((~kept).sum())
+
+
+@torch.no_grad()
+def gather_unheard(model: Any, pays: Callable[[Stack, int, int, int], bool]) -> int:
+    """Have linears of the residual stream hear only what they have weights for; how many linears did.
+
+    `pays(stack, inputs, kept, outputs)` says where that is faster.
+    """
+    count = 0
+    for stack in architecture_of(model.config).stacks:
+        for layer in range(len(model.get_submodule(stack.layers))):
+            for name in stack.linears_of_residual():
+                linear = get_linear(model, stack, layer, name)
+                if type(linear) is not nn.Linear:
+                    continue
+                kept = at_least_one((linear.weight != 0).any(0)).nonzero().flatten().tolist()
+                inputs = linear.in_features
+                if len(kept) < inputs and pays(stack, inputs, len(kept), linear.out_features):
+                    gather_inputs(model, stack, layer, name, kept)
+                    count += 1
+    return count
 
 
 def is_plain(*linears: nn.Module) -> bool:
