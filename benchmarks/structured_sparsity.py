@@ -1,0 +1,226 @@
+"""WER against the share of parameters pruned, for sparsity after TSPAR and what it has to be better than.
+
+    python benchmarks/structured_sparsity.py --model benchmarks/reference/NAME --train CORPUS/.../train \\
+        --validation CORPUS/.../validation --test CORPUS/.../test --language en --normalizer english \\
+        --steps 600 --folder runs/sparsity-NAME --name NAME
+
+Every way trains for the same number of steps from the same model: without a penalty (`dense`), with the sparse group
+lasso at each of `--lambdas`, or in rounds of iterative magnitude pruning. Then the trained models are pruned at once:
+by magnitude, or by the statistics of their weights at each of `--elements`. WER is on the test clips, with paired
+differences from the dense fine-tuned model and 95 % intervals. What was trained is kept in `--folder`, so that a second
+call goes on. `--seeds` repeats the trainings at the lambda named by `--main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from results_file import write_results
+from sotto.checkpoint import Recognizer, load
+from sotto.data import ClipSource, DataConfig, open_data
+from sotto.decoding import Decoding
+from sotto.measurement import evaluate, measure_cost
+from sotto.methods import AdaptivePruning, FineTuning, MagnitudePruning, StepContext, methods
+from sotto.metrics.errors import ErrorReport, compare
+from sotto.report.formats import points, rate
+from sotto.text import Normalizer, get_normalizer
+from sotto.training import Training
+
+IMP_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The model, its clips, and how it is trained and measured."""
+
+    model: str
+    train: DataConfig
+    validation: DataConfig
+    test: DataConfig
+    language: str
+    normalizer: Normalizer
+    training: Training
+    folder: Path
+
+    def source(self, config: DataConfig) -> ClipSource:
+        return open_data(config, sampling_rate=16_000)
+
+    def context(self, name: str) -> StepContext:
+        return StepContext(
+            folder=self.folder / name / "work",
+            train=self.source(self.train),
+            validation=self.source(self.validation),
+            language=self.language,
+            normalizer=self.normalizer,
+        )
+
+    def base(self) -> Recognizer:
+        found = load(self.model)
+        found.language = self.language
+        return found
+
+    def trained(self, name: str, step: Any) -> Recognizer:
+        """The model after a step that trains, from disk where that is done."""
+        folder = self.folder / name / "model"
+        if not folder.is_dir():
+            recognizer = self.base()
+            methods.handler(step)(recognizer, step, self.context(name))
+            recognizer.save(folder, dtype="float32", packed=False)
+        found = load(folder)
+        found.language = self.language
+        return found
+
+    def fine_tuning(self, seed: int, *terms: dict[str, Any]) -> FineTuning:
+        return FineTuning(replace(self.training, seed=seed), objectives=terms)
+
+    def errors_of(self, recognizer: Recognizer) -> ErrorReport:
+        decoding = Decoding(language=self.language, batch_size=16)
+        return evaluate(recognizer, self.source(self.test), decoding, self.normalizer)
+
+
+def lasso(weight: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same lambda for elements and groups, in every stack that the model has."""
+    stacks = ("encoder",) if arguments.encoder_only else ("encoder", "decoder")
+    lambdas = {f"{stack}_{part}": weight for stack in stacks for part in ("element", "group")}
+    groups = {"attention": arguments.attention, "feed_forward": arguments.feed_forward}
+    return {"sparse_group_lasso": {**lambdas, **groups, "form": arguments.form}}
+
+
+def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    dense = bench.trained("dense-0", bench.fine_tuning(0))
+    before = bench.errors_of(dense)
+    yield row_of(bench, "dense", dense, dense, before, before)
+    yield from pruned(bench, arguments, "one-shot magnitude", dense, dense, before, "magnitude")
+    yield from pruned(bench, arguments, "adaptive thresholds without SGL", dense, dense, before, "adaptive")
+    for scope in ("global", "layer"):
+        for share in arguments.shares:
+            step = MagnitudePruning(share, scope, IMP_ROUNDS, bench.fine_tuning(0), remove=False)
+            recognizer = bench.trained(f"imp-{scope}-{share:g}", step)
+            yield row_of(bench, f"IMP, {scope}", recognizer, dense, bench.errors_of(recognizer), before)
+    for weight in arguments.lambdas:
+        for seed in range(arguments.seeds if weight == arguments.main else 1):
+            penalized = bench.fine_tuning(seed, lasso(weight, arguments))
+            recognizer = bench.trained(f"sgl-{weight:g}-{seed}", penalized)
+            labels = {"lambda": weight, "seed": seed}
+            for row in pruned(bench, arguments, "SGL, magnitude", recognizer, dense, before, "magnitude"):
+                yield row | labels
+            for row in pruned(bench, arguments, "TSPAR", recognizer, dense, before, "adaptive"):
+                yield row | labels
+
+
+def pruned(
+    bench: Bench,
+    arguments: argparse.Namespace,
+    way: str,
+    trained: Recognizer,
+    dense: Recognizer,
+    before: ErrorReport,
+    by: str,
+) -> Iterator[dict[str, Any]]:
+    """The trained model, pruned further and further without training."""
+    settings = arguments.shares if by == "magnitude" else arguments.elements
+    for setting in settings:
+        recognizer = trained.copy()
+        step: Any = MagnitudePruning(setting)
+        if by == "adaptive":
+            step = AdaptivePruning(
+                element=setting,
+                group=arguments.group,
+                attention=arguments.attention,
+                feed_forward=arguments.feed_forward,
+            )
+        methods.handler(step)(recognizer, step, StepContext(bench.folder))
+        row = row_of(bench, way, recognizer, dense, bench.errors_of(recognizer), before)
+        yield row | {"share" if by == "magnitude" else "element": setting}
+
+
+def row_of(
+    bench: Bench, way: str, recognizer: Recognizer, dense: Recognizer, report: ErrorReport, before: ErrorReport
+) -> dict[str, Any]:
+    """Parameters that are zero or gone, parameters that are gone, FLOPs and bytes, as shares of the dense model's."""
+    saved = recognizer.save(bench.folder / "measured", dtype="float16", packed=True)
+    own = measure_cost(replace(recognizer, folder=saved), way)
+    whole = measure_cost(dense, "dense")
+    difference = compare(before, report) if recognizer is not dense else None
+    return {
+        "way": way,
+        "pruned": 1 - own.parameters.nonzero / whole.parameters.total,
+        "removed": 1 - own.parameters.total / whole.parameters.total,
+        "flops": (own.encoder_flops + own.decoder_flops) / (whole.encoder_flops + whole.decoder_flops),
+        "bytes": own.bytes_on_disk,
+        "wer": report.wer,
+        "wer_interval": [report.wer_interval.low, report.wer_interval.high],
+        "cer": report.cer,
+        "against_dense": None
+        if difference is None
+        else {
+            "wer": difference.wer_difference,
+            "interval": [difference.wer_interval.low, difference.wer_interval.high],
+        },
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    against = row["against_dense"]
+    change = ""
+    if against is not None:
+        low, high = (100 * edge for edge in against["interval"])
+        change = f"{points(against['wer'])} ({low:+.1f} to {high:+.1f})"
+    settings = ", ".join(f"{key} {row[key]:g}" for key in ("lambda", "seed", "element", "share") if key in row)
+    shares = " | ".join(f"{100 * row[key]:.1f} %" for key in ("pruned", "removed", "flops"))
+    return f"| {row['way']} | {settings} | {shares} | {row['bytes'] / 1e6:.2f} MB | {rate(row['wer'])} | {change} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "train", "validation", "test", "language", "normalizer", "name"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--lambdas", type=float, nargs="*", default=[0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000])
+    parser.add_argument("--main", type=float, help="the lambda that is repeated with other seeds")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--form", default="subgradient")
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    parser.add_argument("--elements", type=float, nargs="*", default=[0.1, 0.2, 0.3, 0.45, 0.6, 0.8])
+    parser.add_argument("--group", type=float, default=-1.5)
+    parser.add_argument("--attention", default="head")
+    parser.add_argument("--feed-forward", default="neuron")
+    parser.add_argument("--encoder-only", action="store_true", help="for a CTC model")
+    parser.add_argument("--test-samples", type=int, help="test clips to draw")
+    arguments = parser.parse_args()
+    training = Training(
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        warmup_steps=arguments.steps // 20,
+        evaluate_every=arguments.steps,
+        precision=arguments.precision,
+    )
+    bench = Bench(
+        arguments.model,
+        DataConfig(arguments.train),
+        DataConfig(arguments.validation),
+        DataConfig(arguments.test, samples=arguments.test_samples),
+        arguments.language,
+        get_normalizer(arguments.normalizer),
+        training,
+        arguments.folder,
+    )
+    found = []
+    for row in rows(bench, arguments):
+        found.append(row)
+        print(line(row), flush=True)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    print(write_results(f"structured-sparsity-{arguments.name}", {"settings": settings, "rows": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import results_file
+import structured_sparsity
+from conformers import make
+from sotto.checkpoint import Recognizer
+from tones import PITCHES, tiny_whisper, write_folder
+
+
+@pytest.mark.parametrize("architecture", ["whisper", "parakeet"])
+def test_every_way_has_its_rows(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Recognizer(*tiny_whisper()) if architecture == "whisper" else make("parakeet")
+    found.save(tmp_path / "base")
+    write_folder(tmp_path / "train", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.85, 0.9])
+    write_folder(tmp_path / "test", ["two", "three"], [0.95, 0.97])
+    monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
+    folders = [f"--{role}={tmp_path / role}" for role in ("train", "validation", "test", "folder")]
+    words = [*folders, f"--model={tmp_path / 'base'}", "--language=en", "--normalizer=basic", "--name=tones"]
+    short = ["--steps=4", "--batch-size=2", "--precision=fp32", "--seeds=2", "--main=10"]
+    sweep = ["--lambdas", "1", "10", "--shares", "0.3", "--elements", "0.3", "0.6"]
+    only = ["--encoder-only"] if architecture == "parakeet" else []
+    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only])
+    structured_sparsity.main()
+    rows: list[dict[str, Any]] = json.loads((tmp_path / "results" / "structured-sparsity-tones.json").read_text())[
+        "rows"
+    ]
+    counts = {way: sum(row["way"] == way for row in rows) for way in dict.fromkeys(row["way"] for row in rows)}
+    assert counts == {
+        "dense": 1,
+        "one-shot magnitude": 1,
+        "adaptive thresholds without SGL": 2,
+        "IMP, global": 1,
+        "IMP, layer": 1,
+        "SGL, magnitude": 3,
+        "TSPAR": 6,
+    }
+    assert {(row["lambda"], row["seed"]) for row in rows if row["way"] == "TSPAR"} == {(1.0, 0), (10.0, 0), (10.0, 1)}
+    for row in rows:
+        assert 0 <= row["removed"] <= row["pruned"] < 1
+        assert row["way"] == "dense" or row["pruned"] > 0.05
+        assert row["flops"] <= 1
+    assert max(row["bytes"] for row in rows) == rows[0]["bytes"]
+    printed = capsys.readouterr().out
+    assert printed.count("| TSPAR | lambda 10, seed 1, element 0.6 |") == 1
+    before = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model.safetensors"))
+    structured_sparsity.main()  # what was trained is kept
+    after = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model.safetensors"))
+    assert before[:-1] == after[:-1]  # but for the one that is measured last
