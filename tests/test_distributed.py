@@ -19,6 +19,7 @@ from sotto.calibration import calibrate
 from sotto.checkpoint import Recognizer
 from sotto.examples import ClipExamples
 from sotto.families.whisper import Whisper
+from sotto.methods import SparseGroupLasso
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
@@ -70,7 +71,9 @@ def trained(
     model, processor = tiny_whisper()
     source = open_folder(folder / "eight")
     torch.manual_seed(0)
-    head = objectives.handler(EncoderCtc(0.3))(EncoderCtc(0.3), Setting(Whisper(model, processor)))
+    setting = Setting(Whisper(model, processor))
+    shrinkage = SparseGroupLasso(encoder_element=1.0, decoder_group=5.0, form="proximal")
+    terms = [objectives.handler(term)(term, setting) for term in (EncoderCtc(0.3), shrinkage)]
     config = Training(
         steps=STEPS,
         batch_size=4,
@@ -88,7 +91,7 @@ def trained(
         language="en",
         normalizer=get_normalizer("english"),
         folder=run,
-        objectives=[head, Penalty(stop_at)],
+        objectives=[*terms, Penalty(stop_at)],
         device="cpu",
     )
     return load_file(run / f"checkpoint-{STEPS}" / "model.safetensors"), log
