@@ -284,6 +284,22 @@ def test_validation_without_transcripts_is_an_error(tmp_path: Path, clips: Path)
         build(tmp_path, hold_out=0, validation=DataConfig(path="validation"))
 
 
+def test_a_folder_named_twice_is_heard_twice_and_varied_each_time(tmp_path: Path, clips: Path) -> None:
+    (tmp_path / "other").mkdir()
+    write_folder(tmp_path / "other" / "clips", ["one"], [0.9])
+    twice = (DataConfig(path="clips"), DataConfig(path="clips"))
+    train, _ = build(
+        tmp_path,
+        train=twice,
+        hold_out=0,
+        validation=DataConfig(path="other/clips"),
+        augmentation=Augmentation(gain_db=12),
+    )
+    half = len(train) // 2
+    assert [train[index].text for index in range(half)] == [train[half + index].text for index in range(half)]
+    assert not any(np.array_equal(train[index].audio, train[half + index].audio) for index in range(half))
+
+
 def test_a_clip_in_both_roles_is_an_error(tmp_path: Path, clips: Path) -> None:
     shutil.copytree(clips, tmp_path / "validation")
     with pytest.raises(SottoError, match="data: train and validation share a clip"):

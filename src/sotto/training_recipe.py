@@ -128,7 +128,10 @@ def build_data(data: TrainingData, root: Path, window_seconds: float, seed: int)
         check_disjoint({"train": source, "validation": held_out})
     written = get_normalizer(data.transcripts)
     if data.splicing is None:
-        parts = [ClipExamples(source, data.augmentation, window_seconds, seed, written) for source in sources]
+        parts = [  # a folder that is named twice is varied in another way each time
+            ClipExamples(source, data.augmentation, window_seconds, seed + number, written)
+            for number, source in enumerate(sources)
+        ]
         return JoinedExamples(parts), ClipExamples(held_out, Augmentation(), window_seconds, seed)
     clips = [replace(clip, text=written(clip.text or "")) for source in sources for clip in source]
     return (
