@@ -14,6 +14,7 @@ call goes on. `--seeds` repeats the trainings at the lambda named by `--main`.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +25,28 @@ from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource, DataConfig, open_data
 from sotto.decoding import Decoding
 from sotto.measurement import evaluate, measure_cost
-from sotto.methods import AdaptivePruning, FineTuning, MagnitudePruning, StepContext, methods
+from sotto.methods import AdaptivePruning, FineTuning, MagnitudePruning, SparseGroupLasso, StepContext, methods
+from sotto.methods.removal import remove_idle
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.report.formats import points, rate
 from sotto.text import Normalizer, get_normalizer
 from sotto.training import Training
 
 IMP_ROUNDS = 4
+TRAINED_BY = (
+    "model",
+    "train",
+    "validation",
+    "language",
+    "normalizer",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "precision",
+    "form",
+    "attention",
+    "feed_forward",
+)
 
 
 @dataclass(frozen=True)
@@ -74,20 +90,33 @@ class Bench:
         found.language = self.language
         return found
 
-    def fine_tuning(self, seed: int, *terms: dict[str, Any]) -> FineTuning:
+    def fine_tuning(self, seed: int, *terms: SparseGroupLasso) -> FineTuning:
+        """The last weights are kept, since the best by WER are those on which a penalty has worked least."""
         return FineTuning(replace(self.training, seed=seed), objectives=terms)
 
     def errors_of(self, recognizer: Recognizer) -> ErrorReport:
+        return self.measured(recognizer, self.test)
+
+    def validation_wer(self, recognizer: Recognizer) -> float:
+        return self.measured(recognizer, self.validation).wer
+
+    def measured(self, recognizer: Recognizer, clips: DataConfig) -> ErrorReport:
         decoding = Decoding(language=self.language, batch_size=16)
-        return evaluate(recognizer, self.source(self.test), decoding, self.normalizer)
+        return evaluate(recognizer, self.source(clips), decoding, self.normalizer)
 
 
-def lasso(weight: float, arguments: argparse.Namespace) -> dict[str, Any]:
+def lasso(weight: float, arguments: argparse.Namespace) -> SparseGroupLasso:
     """The same lambda for elements and groups, in every stack that the model has."""
-    stacks = ("encoder",) if arguments.encoder_only else ("encoder", "decoder")
-    lambdas = {f"{stack}_{part}": weight for stack in stacks for part in ("element", "group")}
-    groups = {"attention": arguments.attention, "feed_forward": arguments.feed_forward}
-    return {"sparse_group_lasso": {**lambdas, **groups, "form": arguments.form}}
+    decoder = 0.0 if arguments.encoder_only else weight
+    return SparseGroupLasso(
+        encoder_element=weight,
+        encoder_group=weight,
+        decoder_element=decoder,
+        decoder_group=decoder,
+        attention=arguments.attention,
+        feed_forward=arguments.feed_forward,
+        form=arguments.form,
+    )
 
 
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -100,6 +129,7 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
         for share in arguments.shares:
             step = MagnitudePruning(share, scope, IMP_ROUNDS, bench.fine_tuning(0), remove=False)
             recognizer = bench.trained(f"imp-{scope}-{share:g}", step)
+            remove_idle(recognizer.model)
             yield row_of(bench, f"IMP, {scope}", recognizer, dense, bench.errors_of(recognizer), before)
     for weight in arguments.lambdas:
         for seed in range(arguments.seeds if weight == arguments.main else 1):
@@ -110,6 +140,7 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
                 yield row | labels
             for row in pruned(bench, arguments, "TSPAR", recognizer, dense, before, "adaptive"):
                 yield row | labels
+            yield searched(bench, arguments, recognizer, dense, before) | labels
 
 
 def pruned(
@@ -136,6 +167,19 @@ def pruned(
         methods.handler(step)(recognizer, step, StepContext(bench.folder))
         row = row_of(bench, way, recognizer, dense, bench.errors_of(recognizer), before)
         yield row | {"share" if by == "magnitude" else "element": setting}
+
+
+def searched(
+    bench: Bench, arguments: argparse.Namespace, trained: Recognizer, dense: Recognizer, before: ErrorReport
+) -> dict[str, Any]:
+    """Thresholds that the search finds on the validation clips, at no WER above the dense model's there."""
+    recognizer = trained.copy()
+    step = AdaptivePruning(attention=arguments.attention, feed_forward=arguments.feed_forward)
+    accepted = bench.validation_wer(dense)
+    context = replace(bench.context("search"), validation_wer=bench.validation_wer, accepted_wer=accepted)
+    notes = methods.handler(step)(recognizer, step, context)
+    row = row_of(bench, "TSPAR, thresholds by search", recognizer, dense, bench.errors_of(recognizer), before)
+    return row | {"notes": notes}
 
 
 def row_of(
@@ -175,6 +219,15 @@ def line(row: dict[str, Any]) -> str:
     return f"| {row['way']} | {settings} | {shares} | {row['bytes'] / 1e6:.2f} MB | {rate(row['wer'])} | {change} |"
 
 
+def check_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises SystemExit where `folder` holds models that were trained in another way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, text = folder / "settings.json", json.dumps(settings, indent=1)
+    if path.is_file() and path.read_text() != text:
+        raise SystemExit(f"{folder} holds models trained with other settings; name another folder")
+    path.write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "train", "validation", "test", "language", "normalizer", "name"):
@@ -191,7 +244,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="*", default=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     parser.add_argument("--elements", type=float, nargs="*", default=[0.1, 0.2, 0.3, 0.45, 0.6, 0.8])
     parser.add_argument("--group", type=float, default=-1.5)
-    parser.add_argument("--attention", default="head")
+    parser.add_argument("--attention", default="column")
     parser.add_argument("--feed-forward", default="neuron")
     parser.add_argument("--encoder-only", action="store_true", help="for a CTC model")
     parser.add_argument("--test-samples", type=int, help="test clips to draw")
@@ -202,6 +255,7 @@ def main() -> None:
         learning_rate=arguments.learning_rate,
         warmup_steps=arguments.steps // 20,
         evaluate_every=arguments.steps,
+        keep="last",
         precision=arguments.precision,
     )
     bench = Bench(
@@ -214,11 +268,12 @@ def main() -> None:
         training,
         arguments.folder,
     )
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    check_folder(arguments.folder, {key: settings[key] for key in TRAINED_BY})
     found = []
     for row in rows(bench, arguments):
         found.append(row)
         print(line(row), flush=True)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     print(write_results(f"structured-sparsity-{arguments.name}", {"settings": settings, "rows": found}))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import sotto
 from conformers import make
 from sotto.architectures import Stack, architecture_of
 from sotto.checkpoint import Recognizer, linears_of, load
@@ -14,7 +15,7 @@ from sotto.methods import AdaptivePruning, StepContext, apply_adaptive_pruning
 from sotto.methods.gathering import GatherTimes, is_faster, rows_of
 from sotto.methods.removal import gather_unheard
 from sotto.surgery import gather_inputs, get_linear, restore_inputs, structure_of
-from tones import square_wave, tiny_whisper
+from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
 ARCHITECTURES = ["whisper", "parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"]
 
@@ -33,7 +34,7 @@ def scores(found: Recognizer) -> torch.Tensor:
         return found.model(**inputs).logits
 
 
-def always(stack: Stack, inputs: int, kept: int, outputs: int) -> bool:
+def always(stack: Stack, linear: str, inputs: int, kept: int, outputs: int) -> bool:
     return True
 
 
@@ -81,7 +82,9 @@ def test_gradients_flow_through_gathered_linears(architecture: str) -> None:
 def test_linears_stay_whole_where_it_does_not_pay() -> None:
     found = recognizer("whisper")
     empty_columns(found.model)
-    assert gather_unheard(found.model, lambda stack, inputs, kept, outputs: outputs > inputs) == 2  # fc1 of both stacks
+    assert (
+        gather_unheard(found.model, lambda stack, name, inputs, kept, outputs: outputs > inputs) == 2
+    )  # fc1 of both stacks
     assert gather_unheard(recognizer("whisper").model, always) == 0  # nothing is unheard
 
 
@@ -97,17 +100,47 @@ def test_only_plain_linears_of_the_residual_stream_are_gathered() -> None:
         gather_inputs(model, stack, 0, "self_attn.q_proj", [3, 3])
 
 
+def test_low_rank_after_a_gather_hears_all_channels_again(tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    empty_columns(found.model)
+    gather_unheard(found.model, always)
+    clips = write_folder(tmp_path / "clips", list(PITCHES), [0.6, 0.7, 0.8, 0.9])
+    smaller = sotto.compress(found, sotto.LowRank(attention=0.9, mlp=0.9, rank_multiple=1), calibration=clips)
+    assert structure_of(smaller.model).layer("encoder", 0).inputs == {}
+    assert structure_of(smaller.model).layer("decoder", 0).inputs != {}
+    loaded = load(smaller.save(tmp_path / "model"))
+    torch.testing.assert_close(scores(loaded), scores(smaller), rtol=1e-4, atol=1e-4)
+
+
 def test_times_are_measured_once_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recognizer("parakeet")
     times = GatherTimes(found)
-    assert times.rows == {"encoder": 125}  # 10 s of frames of 80 ms
-    assert rows_of(recognizer("whisper"), architecture_of(recognizer("whisper").model.config).stacks[1]) == 1
+    assert times.window == 125  # 10 s of frames of 80 ms
     measured: list[Any] = []
     monkeypatch.setattr("sotto.methods.gathering.is_faster", lambda *each: bool(measured.append(each)) or True)
     stack = found.architecture.stacks[0]
-    assert times.pays(stack, 16, 8, 24)
-    assert times.pays(stack, 16, 8, 24)
+    assert times.pays(stack, "self_attn.q_proj", 16, 8, 24)
+    assert times.pays(stack, "self_attn.v_proj", 16, 8, 24)
     assert len(measured) == 1
+    assert times.pays(stack, "self_attn.relative_k_proj", 16, 8, 24)
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stack", "linear", "rows"),
+    [
+        ("whisper", 0, "fc1", 50),
+        ("whisper", 1, "fc1", 1),
+        ("whisper", 1, "self_attn.k_proj", 1),
+        ("whisper", 1, "encoder_attn.q_proj", 1),
+        ("whisper", 1, "encoder_attn.k_proj", 50),
+        ("whisper", 1, "encoder_attn.v_proj", 50),
+        ("parakeet", 0, "self_attn.relative_k_proj", 99),
+        ("wav2vec2_conformer", 0, "self_attn.linear_pos", 99),
+    ],
+)
+def test_rows_are_those_that_a_linear_sees(architecture: str, stack: int, linear: str, rows: int) -> None:
+    assert rows_of(architecture_of(recognizer(architecture).model.config).stacks[stack], linear, 50) == rows
 
 
 def test_the_faster_one_is_told() -> None:

@@ -5,9 +5,32 @@ from sotto.checkpoint import Recognizer, load
 from sotto.compress import compress
 from sotto.data import DataConfig
 from sotto.errors import SottoError
-from sotto.methods import LowRank
+from sotto.methods import (
+    AdaptivePruning,
+    FineTuning,
+    HoldZeros,
+    LowRank,
+    MagnitudePruning,
+    SparseGroupLasso,
+    StructuredMagnitude,
+)
+from sotto.training import Training
 
-__all__ = ["DataConfig", "LowRank", "Recognizer", "SottoError", "compress", "load"]
+__all__ = [
+    "AdaptivePruning",
+    "DataConfig",
+    "FineTuning",
+    "HoldZeros",
+    "LowRank",
+    "MagnitudePruning",
+    "Recognizer",
+    "SottoError",
+    "SparseGroupLasso",
+    "StructuredMagnitude",
+    "Training",
+    "compress",
+    "load",
+]
 
 __version__ = "0.1.0"
 

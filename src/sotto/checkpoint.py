@@ -48,12 +48,12 @@ class Recognizer:
     processor: Any
     stored_dtype: str | None = None
     """precision of the weights in the checkpoint it was loaded from; saved in the same unless asked otherwise"""
-    packed: bool = False
-    """whether zeros took a bit each in the checkpoint it came from; saved in the same way unless asked otherwise"""
     language: str | None = None
     """what is spoken, where that is known: for the transcripts that methods have the model write"""
     folder: Path | None = None
     """the checkpoint that it was loaded from, for one of the hub its copy on this machine"""
+    packed: bool = False
+    """whether zeros took a bit each in that checkpoint; saved in the same way unless asked otherwise"""
 
     @property
     def architecture(self) -> Architecture:
@@ -111,7 +111,7 @@ def load(name: str | Path, *, device: str | torch.device | None = None, dtype: t
     packed = unpack_linears(model)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype_on_disk = str(config.dtype or torch.float32).removeprefix("torch.")
-    return Recognizer(model.eval(), processor, dtype_on_disk, packed, folder=local_folder(name))
+    return Recognizer(model.eval(), processor, dtype_on_disk, folder=local_folder(name), packed=packed)
 
 
 def local_folder(name: str | Path) -> Path:
@@ -185,8 +185,9 @@ def save(
     target = folder.resolve()  # "." has no name, and a link is to be kept
     try:
         with partial_folder(target) as partial:
-            written = packed_copy(recognizer) if (recognizer.packed if packed is None else packed) else recognizer
-            write(written, partial, wanted_dtype(recognizer, dtype), card)
+            wanted = wanted_dtype(recognizer, dtype)
+            packs = recognizer.packed if packed is None else packed
+            write(packed_copy(recognizer, wanted) if packs else recognizer, partial, wanted, card)
             verify(recognizer, partial)
             replace_folder(partial, target)
     except (OSError, SafetensorError) as error:
@@ -246,15 +247,15 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def packed_copy(recognizer: Recognizer) -> Recognizer:
-    """One that shares its weights with `recognizer`, but for linears that are smaller when packed."""
+def packed_copy(recognizer: Recognizer, dtype: torch.dtype) -> Recognizer:
+    """One that shares its weights with `recognizer`, but for linears that are smaller when packed in that precision."""
     tensors = itertools.chain(recognizer.model.parameters(), recognizer.model.buffers())
     model = copy.deepcopy(recognizer.model, {id(tensor): tensor for tensor in tensors})
     for stack, index, name in linears_of(model):
         linear = get_linear(model, stack, index, name)
         if type(linear) is nn.Linear:
             zeros = int((linear.weight == 0).sum())
-            if zeros * linear.weight.element_size() > 1.1 * packed_bytes(linear.weight.numel()):
+            if zeros * dtype.itemsize > 1.1 * packed_bytes(linear.weight.numel()):
                 pack_linear(model, stack, index, name)
     return replace(recognizer, model=model)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource, DataConfig, open_data
+from sotto.decoding import Decoding
 from sotto.errors import SottoError
+from sotto.measurement import evaluate
 from sotto.methods import StepContext, methods
+from sotto.text import get_normalizer
 
 Data = str | Path | DataConfig
 
@@ -21,6 +25,7 @@ def compress(
     train: Data | None = None,
     validation: Data | None = None,
     language: str | None = None,
+    normalizer: str | None = None,
     seed: int = 0,
 ) -> Recognizer:
     """Apply methods one after the other to a copy of `recognizer`, and return the copy.
@@ -40,11 +45,19 @@ def compress(
             train=opened(train, model),
             validation=opened(validation, model),
             language=language,
+            normalizer=get_normalizer(normalizer, language),
             seed=seed,
         )
-        for step in steps:
-            methods.handler(step)(model, step, context)
+        if context.validation is not None:
+            context = replace(context, validation_wer=lambda tried: validation_wer(tried, context))
+        for index, step in enumerate(steps, start=1):
+            methods.handler(step)(model, step, replace(context, folder=Path(folder) / str(index)))
     return model
+
+
+def validation_wer(recognizer: Recognizer, context: StepContext) -> float:
+    assert context.validation is not None
+    return evaluate(recognizer, context.validation, Decoding(language=context.language), context.normalizer).wer
 
 
 def opened(data: Data | None, recognizer: Recognizer) -> ClipSource | None:

@@ -122,6 +122,8 @@ def convert_tuple(kind: Any, value: object, where: str) -> tuple[Any, ...]:
 def to_plain(value: Any) -> Any:
     """The inverse of `parse`: dataclasses to dicts and tuples to lists, for YAML and JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if hasattr(value, "plain"):  # one that holds configurations by name
+            return value.plain()
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}

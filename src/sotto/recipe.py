@@ -52,8 +52,8 @@ class Recipe:
     accept: Acceptance | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """precision of the saved weights; None keeps the base's"""
-    pack_zeros: bool = False
-    """store zeros as a bit each, in checkpoints that need `import sotto`"""
+    pack_zeros: bool | None = None
+    """store zeros as a bit each, in checkpoints that need `import sotto`; None does as the base does"""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -136,12 +136,18 @@ def check_needs(recipe: Recipe) -> None:
         for role in getattr(step, "needs", ()):
             if getattr(recipe.data, role) is None:
                 raise SottoError(f"{methods.name_of(step)} needs data.{role}; give it a folder of audio")
+            if role == "train" and recipe.language is None:
+                raise SottoError(f"{methods.name_of(step)} trains, and needs the language of the clips; give language")
 
 
 def base_of(recipe: Recipe, root: Path) -> str | Path:
     """A folder relative to the recipe where there is one, else the id of a checkpoint on the hub."""
-    local = root / Path(recipe.base).expanduser()
-    return local if local.exists() else recipe.base
+    return local_or_hub(recipe.base, root)
+
+
+def local_or_hub(name: str, root: Path) -> str | Path:
+    local = root / Path(name).expanduser()
+    return local if local.exists() else name
 
 
 def open_sources(recipe: Recipe, root: Path, sampling_rate: int) -> dict[str, ClipSource]:
@@ -189,9 +195,14 @@ def carry_out_step(
         language=run.recipe.language,
         normalizer=run.normalizer,
         seed=run.recipe.seed,
+        open=lambda checkpoint: load(local_or_hub(checkpoint, run.root)),
     )
     if context.validation is not None:
-        context = replace(context, validation_wer=lambda tried: evaluated(run, tried, run.sources["validation"]).wer)
+        context = replace(
+            context,
+            validation_wer=lambda tried: evaluated(run, tried, run.sources["validation"]).wer,
+            accepted_wer=accepted_wer(run.recipe, finished),
+        )
     notes = methods.handler(step)(recognizer, step, context)
     seconds = time.monotonic() - start
     if processes().is_main_process:
@@ -253,6 +264,12 @@ def skipped_clips(run: Run) -> dict[str, tuple[str, ...]]:
 
 def evaluated(run: Run, recognizer: Recognizer, source: ClipSource) -> ErrorReport:
     return evaluate(recognizer, source, run.recipe.decoding, run.normalizer)
+
+
+def accepted_wer(recipe: Recipe, finished: list[StepNumbers]) -> float | None:
+    """The most WER on validation that the recipe accepts, where it says so."""
+    before = finished[0].validation_wer
+    return None if recipe.accept is None or before is None else before + recipe.accept.wer_increase / 100
 
 
 def check_acceptance(recipe: Recipe, name: str, finished: list[StepNumbers]) -> None:

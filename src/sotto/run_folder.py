@@ -14,8 +14,8 @@ from sotto.errors import SottoError
 
 LOCK = ".lock"
 INPUTS = "inputs.json"
-RESULTS = ("steps/[1-9]*/numbers.json", "checkpoints/checkpoint-*")
-"""what tells that work was done: a finished step, or a checkpoint of a training"""
+RESULTS = ("steps/[1-9]*/numbers.json", "checkpoints/checkpoint-*", "steps/[1-9]*/work/**/checkpoint-*")
+"""what tells that work was done: a finished step, or a checkpoint of a training, also of one within a step"""
 
 
 @contextmanager

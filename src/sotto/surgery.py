@@ -50,6 +50,10 @@ def factor(
 ) -> None:
     """Replace a linear of layer `index` by two factors: `first` (rank, inputs), `second` (outputs, rank), `bias`."""
     old = get_linear(model, stack, index, linear)
+    if isinstance(old, GatheredLinear):
+        raise ValueError(
+            f"{layer_path(stack, index, linear)} hears some inputs only; restore them before it is factored"
+        )
     rank, inputs = first.shape
     if (inputs, second.shape[0]) != (old.in_features, old.out_features) or second.shape[1] != rank:
         raise ValueError(f"factors {tuple(first.shape)} and {tuple(second.shape)} do not fit {linear}: {old}")
@@ -297,6 +301,11 @@ def shape_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructur
             dtype=whole.weight.dtype,
         )
         model.set_submodule(layer_path(stack, index, name), gathered)
+    structure = structure_of(model)
+    model.config.sotto = to_json(structure.with_layer(stack.name, index, replace(layer, reduced=(), nonzeros={})))  # type: ignore[union-attr]
+    for attention in stack.attentions:
+        if attention.name in layer.reduced:
+            reduce_attention(model, stack, index, attention)
     for name, nonzeros in layer.nonzeros.items():
         plain = get_linear(model, stack, index, name)
         packed = PackedLinear(
@@ -308,11 +317,6 @@ def shape_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructur
             dtype=plain.weight.dtype,
         )
         model.set_submodule(layer_path(stack, index, name), packed)
-    structure = structure_of(model)
-    model.config.sotto = to_json(structure.with_layer(stack.name, index, replace(layer, reduced=())))  # type: ignore[union-attr]
-    for attention in stack.attentions:
-        if attention.name in layer.reduced:
-            reduce_attention(model, stack, index, attention)
 
 
 def narrow_outputs(linear: Linear, rows: Sequence[int]) -> None:

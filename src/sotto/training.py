@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,9 @@ class Training:
     audio are aligned more easily in short clips"""
     evaluate_every: int = 500
     """steps between two measurements of validation WER; a checkpoint is written at each"""
+    keep: Literal["best", "last"] = "best"
+    """which weights are left in the end: those of the best validation WER, or the last ones, where a penalty is to have
+    done all of its work"""
     average_last: int = 1
     """at the end the weights of that many last checkpoints are averaged, and kept where they do better than the best"""
     log_every: int = 50
@@ -79,6 +82,10 @@ class Training:
         for name in ("label_smoothing", "mask_time", "mask_frequency"):
             if not 0 <= getattr(self, name) < 1:
                 raise SottoError(f"{name} must be at least 0 and below 1, found {getattr(self, name)}")
+        if self.keep == "last" and self.average_last > 1:
+            raise SottoError(
+                "average_last is held against the best weights; leave out one of average_last and keep: last"
+            )
         if self.shortest_first and not self.length_bucketing:
             raise SottoError("shortest_first needs length_bucketing")
         if self.learning_rate <= 0:
@@ -199,7 +206,9 @@ class SpeechTrainer(Trainer):
             # Each process has the terms of its own share of the batch.
             terms = self.accelerator.reduce(self.trained.terms, reduction="sum")
             logs |= {name: round(value.item(), 4) for name, value in terms.items()}
+            own = terms[self.trained.family.loss_name].item()
             for objective in self.trained.objectives:
+                logs[f"{objective.name}_ratio"] = terms[str(objective.name)].item() / max(own, 1e-9)
                 logs |= objective.logged(self.trained.model)  # type: ignore[operator]
         super().log(logs, start_time)
 
@@ -300,10 +309,13 @@ def train(
     trainer.shortest_first = config.shortest_first
     trainer.sampler_lengths = training_data.lengths if config.length_bucketing and varied(training_data.lengths) else []
     with (
+        ExitStack() as attached,
         spec_augment(family.model, config.mask_time, config.mask_frequency),
         attention(family.model, config.attention),
         depthwise_in_fp32(family.model),
     ):
+        for objective in objectives:
+            attached.enter_context(objective.attached(family.model))
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(folder))
             if config.average_last > 1:
@@ -332,6 +344,12 @@ def average(files: Sequence[Path]) -> dict[str, torch.Tensor]:
         name: torch.stack([weights[name] for weights in loaded]).mean(0) if last.is_floating_point() else last
         for name, last in loaded[-1].items()
     }
+
+
+def kept_wer(log: Sequence[dict[str, float]], keep: Literal["best", "last"]) -> float:
+    """Validation WER of the weights that a training left."""
+    found = [entry[name] for entry in log for name in ("eval_wer", "average_wer") if name in entry]
+    return min(found) if keep == "best" else found[-1]
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -390,7 +408,7 @@ def trainer_arguments(config: Training, folder: Path, device: str | None, idle_w
         save_strategy="steps",
         save_steps=config.evaluate_every,
         save_total_limit=config.average_last + 1,  # the best one is kept beside the last
-        load_best_model_at_end=True,
+        load_best_model_at_end=config.keep == "best",
         metric_for_best_model="wer",
         greater_is_better=False,
         logging_steps=config.log_every,

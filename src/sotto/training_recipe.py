@@ -27,7 +27,7 @@ from sotto.new_models import new_models
 from sotto.objectives import Setting, objectives
 from sotto.run_folder import claimed
 from sotto.text import get_normalizer
-from sotto.training import Training, train
+from sotto.training import Training, kept_wer, train
 
 SAMPLING_RATE = 16_000
 
@@ -248,4 +248,4 @@ def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str
         save(Recognizer(model, processor), folder / "model", dtype=dtype)
         (folder / "log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
     state.wait_for_everyone()
-    return min(entry[name] for entry in log for name in ("eval_wer", "average_wer") if name in entry)
+    return kept_wer(log, recipe.training.keep)

@@ -40,6 +40,7 @@ def test_every_way_has_its_rows(
         "IMP, layer": 1,
         "SGL, magnitude": 3,
         "TSPAR": 6,
+        "TSPAR, thresholds by search": 3,
     }
     assert {(row["lambda"], row["seed"]) for row in rows if row["way"] == "TSPAR"} == {(1.0, 0), (10.0, 0), (10.0, 1)}
     for row in rows:
@@ -49,6 +50,10 @@ def test_every_way_has_its_rows(
     assert max(row["bytes"] for row in rows) == rows[0]["bytes"]
     printed = capsys.readouterr().out
     assert printed.count("| TSPAR | lambda 10, seed 1, element 0.6 |") == 1
+    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only, "--form=proximal"])
+    with pytest.raises(SystemExit, match="holds models trained with other settings"):
+        structured_sparsity.main()
+    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only])
     before = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model.safetensors"))
     structured_sparsity.main()  # what was trained is kept
     after = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model.safetensors"))

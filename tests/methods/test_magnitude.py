@@ -1,9 +1,13 @@
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
+import sotto
 from conformers import make
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
@@ -111,6 +115,21 @@ def test_zeros_are_held_while_the_rest_is_trained() -> None:
     assert held.state_dict()  # a resumed run holds the same pattern
 
 
+def test_held_weights_have_no_gradients_while_they_are_held() -> None:
+    found = recognizer("whisper")
+    weight = found.model.model.encoder.layers[0].fc1.weight
+    with torch.no_grad():
+        weight[0] = 0.0
+    held = objectives.handler(HoldZeros())(HoldZeros(), Setting(found.family))
+    for within in (True, False):
+        weight.grad = None
+        with held.attached(found.model) if within else nullcontext():
+            weight.sum().backward()
+        assert weight.grad is not None
+        assert weight.grad[0].abs().sum() == (0 if within else 32)
+        assert (weight.grad[1:] == 1).all()
+
+
 def test_rounds_of_pruning_and_recovery_in_a_recipe(tmp_path: Path) -> None:
     write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
     write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
@@ -144,11 +163,57 @@ def test_fine_tuning_is_a_step_with_terms_of_its_own(tmp_path: Path) -> None:
         "base": "base",
         "data": {"train": {"path": "clips"}, "validation": {"path": "validation"}},
         "language": "en",
-        "steps": [{"fine_tuning": {"training": {**SHORT, "steps": 3}, "objectives": terms}}],
+        "steps": [{"fine_tuning": {"training": {**SHORT, "steps": 3}, "objectives": [*terms, "hold_zeros"]}}],
     }
     numbers = carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
-    assert numbers.models[-1].notes[0].startswith("trained for 3 steps; best validation WER")
+    assert numbers.models[-1].notes[0].startswith("trained for 3 steps; validation WER")
+    echoed = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["steps"][0]["fine_tuning"]["objectives"]
+    assert echoed[0]["sparse_group_lasso"]["encoder_element"] == 20.0
+    assert echoed[0]["sparse_group_lasso"]["attention"] == "column"  # a default
+    assert echoed[1] == {"hold_zeros": {}}
     assert zero_share(load(tmp_path / "run" / "model").model, ("encoder",)) > 0.1
+
+
+def test_the_rounds_share_the_training_out_and_differ_in_their_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings: list[Training] = []
+    monkeypatch.setattr(
+        "sotto.methods.magnitude.fine_tune", lambda found, config, *rest: trainings.append(config.training) or 0.5
+    )
+    recovery = FineTuning(Training(steps=10, warmup_steps=5, evaluate_every=100, seed=7))
+    apply(recognizer("whisper"), MagnitudePruning(0.5, rounds=4, recovery=recovery), tmp_path)
+    assert [training.steps for training in trainings] == [2, 3, 2, 3]
+    assert [training.warmup_steps for training in trainings] == [1, 1, 1, 1]
+    assert [training.seed for training in trainings] == [7, 8, 9, 10]
+    assert all(training.evaluate_every == training.steps for training in trainings)
+
+
+def test_steps_from_python_train_each_for_themselves(tmp_path: Path) -> None:
+    clips = write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    validation = write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
+    training = Training(**SHORT, steps=2)
+    smaller = sotto.compress(
+        recognizer("whisper"),
+        FineTuning(training, objectives=(sotto.SparseGroupLasso(encoder_group=1.0),)),
+        MagnitudePruning(0.5, remove=False),
+        FineTuning(training, objectives=(HoldZeros(),)),
+        sotto.AdaptivePruning(search_steps=1),
+        train=clips,
+        validation=validation,
+        language="en",
+    )
+    assert zero_share(smaller.model) >= 0.5 - 0.01
+
+
+def test_an_unfinished_training_within_a_step_is_not_thrown_away(tmp_path: Path) -> None:
+    recognizer("whisper").save(tmp_path / "base")
+    recipe = parse_recipe({"base": "base", "steps": [{"magnitude_pruning": {"share": 0.5}}]}, "recipe.yaml")
+    carry_out(recipe, tmp_path, tmp_path / "run", print)
+    (tmp_path / "run" / "steps" / "1-magnitude_pruning" / "numbers.json").unlink()
+    (tmp_path / "run" / "steps" / "1-magnitude_pruning" / "work" / "round-1" / "checkpoint-5").mkdir(parents=True)
+    with pytest.raises(SottoError, match="holds a run of another recipe"):
+        carry_out(replace(recipe, title="another"), tmp_path, tmp_path / "run", print)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +234,17 @@ def test_fine_tuning_is_a_step_with_terms_of_its_own(tmp_path: Path) -> None:
 def test_settings_are_checked(build: Any, message: str) -> None:
     with pytest.raises(SottoError, match=message.replace("?", r"\?")):
         build()
+
+
+def test_training_in_a_recipe_needs_the_language(tmp_path: Path) -> None:
+    recognizer("whisper").save(tmp_path / "base")
+    recipe = {
+        "base": "base",
+        "data": {"train": {"path": "clips"}, "validation": {"path": "clips"}},
+        "steps": [{"fine_tuning": {"training": {"steps": 2}}}],
+    }
+    with pytest.raises(SottoError, match="fine_tuning trains, and needs the language of the clips; give language"):
+        carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
 
 
 def test_recovery_needs_data(tmp_path: Path) -> None:

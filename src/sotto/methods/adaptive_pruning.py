@@ -7,7 +7,7 @@ rules here are reconstructions: `statistics` is ours; `cov_percentile` is that o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import torch
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.gathering import GatherTimes
-from sotto.methods.groups import AttentionGroups, FeedForwardGroups, Groups, groups_of
+from sotto.methods.groups import AttentionGroups, FeedForwardGroups, Groups, groups_of, stacks_named
 from sotto.methods.method import StepContext, methods
 from sotto.methods.removal import gather_unheard, remove_idle
 from sotto.methods.thresholds import (
@@ -41,8 +41,9 @@ class AdaptivePruning:
     group: float | None = None
     """pass 2 zeroes groups whose norm, after pass 1, is below the mean norm of its set plus this many deviations;
     searched for if not given"""
-    wer_increase: float = 0.0
-    """what the search may cost: points of validation WER above the model before this step"""
+    wer_increase: float | None = None
+    """what the search may cost: points of validation WER above the model before this step. Without it: what the recipe
+    accepts against its base, or nothing where it has no `accept`"""
     search_steps: int = 6
     """halvings of the range in the search for one threshold"""
     attention: AttentionGroups = "column"
@@ -58,6 +59,8 @@ class AdaptivePruning:
             raise SottoError("rule cov_percentile has thresholds of its own; leave out element and group")
         if self.element is not None and self.element < 0:
             raise SottoError(f"element must not be negative, found {self.element}")
+        if self.wer_increase is not None and self.wer_increase < 0:
+            raise SottoError(f"wer_increase must not be negative, found {self.wer_increase}")
         if self.search_steps < 0:
             raise SottoError(f"search_steps must not be negative, found {self.search_steps}")
         if not self.stacks:
@@ -80,21 +83,16 @@ def apply_adaptive_pruning(recognizer: Recognizer, config: AdaptivePruning, cont
             "adaptive_pruning searches for thresholds by validation WER; give data.validation, or element and group"
         )
     model = recognizer.model
-    sets = [
-        groups
-        for stack in recognizer.architecture.stacks
-        if stack.name in config.stacks
-        for groups in groups_of(model, stack, config.attention, config.feed_forward)
-    ]
+    stacks = stacks_named(recognizer, config.stacks)
+    sets = [groups for stack in stacks for groups in groups_of(model, stack, config.attention, config.feed_forward)]
     if config.rule == "cov_percentile":
-        with torch.no_grad():
-            prune_by_variation(matrices(model, sets))
+        prune_by_variation(matrices(model, sets))
         notes = ["elements pruned by the coefficient of variation of their tensor"]
     else:
-        notes = prune_by_statistics(recognizer, config, sets, context.validation_wer)
+        notes = prune_by_statistics(recognizer, config, sets, context)
     weights = matrices(model, sets)
     zero = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
-    notes.append(f"{zero:.1%} of the weights of all linears in {' and '.join(config.stacks)} are zero")
+    notes.append(f"{zero:.1%} of the weights of all linears in {' and '.join(stack.name for stack in stacks)} are zero")
     if config.remove:
         removed = remove_idle(model)
         notes.append(f"{removed.heads} heads and {removed.neurons} neurons taken out")
@@ -108,55 +106,91 @@ def matrices(model: Any, sets: Sequence[Groups]) -> list[torch.Tensor]:
     return [weight for groups in sets for weight, _ in groups.members(model)]
 
 
+@torch.no_grad()
 def prune_by_variation(weights: Sequence[torch.Tensor]) -> None:
     for weight, share in zip(weights, ratios_by_variation(weights), strict=True):
         zero_smallest(weight, share)
 
 
-@torch.no_grad()
-def prune_by_statistics(
-    recognizer: Recognizer,
-    config: AdaptivePruning,
-    sets: Sequence[Groups],
-    validation_wer: Callable[[Recognizer], float] | None,
-) -> list[str]:
-    """Both passes, with thresholds that are given or the largest that keep validation WER within the bound."""
-    model = recognizer.model
-    before = [weight.clone() for weight in matrices(model, sets)]
+@dataclass(frozen=True)
+class Pruner:
+    """The matrices of a model as they were, to be pruned to one pair of thresholds after the other."""
 
-    def prune(element: float, group: float | None) -> None:
-        for weight, original in zip(matrices(model, sets), before, strict=True):
+    model: Any
+    sets: Sequence[Groups]
+    before: Sequence[torch.Tensor]
+
+    @torch.no_grad()
+    def prune(self, element: float, group: float | None) -> None:
+        """Both passes, or the first alone; `element` 0 and no `group` give back what was."""
+        for weight, original in zip(matrices(self.model, self.sets), self.before, strict=True):
             weight.copy_(original)
             zero_small_elements(weight, element)
         if group is not None:
-            for groups in sets:
-                zero_small_groups(groups.members(model), groups.count, group)
+            for groups in self.sets:
+                zero_small_groups(groups.members(self.model), groups.count, group)
 
-    notes = []
-    element, group = config.element, config.group
+
+def prune_by_statistics(
+    recognizer: Recognizer, config: AdaptivePruning, sets: Sequence[Groups], context: StepContext
+) -> list[str]:
+    """Prune to thresholds that are given, or to the largest that keep validation WER within the bound."""
+    before = [weight.detach().clone() for weight in matrices(recognizer.model, sets)]
+    pruner = Pruner(recognizer.model, sets, before)
+    element, group, notes = config.element, config.group, []
     if config.searches:
-        assert validation_wer is not None
-        start = validation_wer(recognizer)
-        bound = start + config.wer_increase / 100
-        tried: list[str] = []
-
-        def accepted(element: float, group: float | None) -> bool:
-            prune(element, group)
-            wer = validation_wer(recognizer)
-            tried.append(f"{element:.3g}/{'none' if group is None else format(group, '.3g')}: {wer:.2%}")
-            return wer <= bound
-
-        if element is None:
-            element = largest_accepted(*ELEMENT_RANGE, config.search_steps, lambda value: accepted(value, group))
-        if element is None:
-            raise SottoError(
-                f"group {group:g} alone raises validation WER above {bound:.2%}; lower it, or leave it out"
-            )
-        if config.group is None:
-            known = element
-            group = largest_accepted(*GROUP_RANGE, config.search_steps, lambda value: accepted(known, value))
-        notes.append(f"validation WER {start:.2%} before; tried (element/group): {', '.join(tried)}")
+        try:
+            element, group, note = searched(recognizer, pruner, config, context)
+        except BaseException:
+            pruner.prune(0.0, None)
+            raise
+        notes.append(note)
     assert element is not None
-    prune(element, group)
+    pruner.prune(element, group)
     shown = "no group" if group is None else f"groups below the mean norm {group:+.3g} deviations"
     return [f"zeroed: elements below {element:.3g} standard deviations, {shown}", *notes]
+
+
+def searched(
+    recognizer: Recognizer, pruner: Pruner, config: AdaptivePruning, context: StepContext
+) -> tuple[float, float | None, str]:
+    """Thresholds within the bound, and a note on all that was tried.
+
+    Where both are searched, the first pass may use half of what the bound leaves, so that something is left for the
+    second, which alone makes a dense engine faster. Raises SottoError where a given threshold breaks the bound alone.
+    """
+    assert context.validation_wer is not None
+    validation_wer = context.validation_wer
+    start = validation_wer(recognizer)
+    bound = bound_of(start, config, context)
+    tried: list[str] = []
+
+    def accepted(element: float, group: float | None, most: float) -> bool:
+        pruner.prune(element, group)
+        wer = validation_wer(recognizer)
+        tried.append(f"{element:.3g}/{'none' if group is None else format(group, '.3g')}: {wer:.2%}")
+        return wer <= most
+
+    element, group = config.element, config.group
+    if element is None:
+        most = start + (bound - start) / 2 if group is None else bound
+        element = largest_accepted(*ELEMENT_RANGE, config.search_steps, lambda value: accepted(value, group, most))
+        if element is None:
+            raise breaks("group" if group is not None else "nothing", group or 0.0, bound)
+    elif not accepted(element, None, bound):
+        raise breaks("element", element, bound)
+    if group is None:
+        known = element
+        group = largest_accepted(*GROUP_RANGE, config.search_steps, lambda value: accepted(known, value, bound))
+    return element, group, f"validation WER {start:.2%} before; tried (element/group): {', '.join(tried)}"
+
+
+def bound_of(start: float, config: AdaptivePruning, context: StepContext) -> float:
+    """The most that validation WER may be, never below what it is before the step."""
+    if config.wer_increase is not None:
+        return start + config.wer_increase / 100
+    return max(start, context.accepted_wer if context.accepted_wer is not None else start)
+
+
+def breaks(name: str, value: float, bound: float) -> SottoError:
+    return SottoError(f"{name} {value:g} alone raises validation WER above {bound:.2%}; lower it, or leave it out")

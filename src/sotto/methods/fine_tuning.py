@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sotto.augmentation import Augmentation
-from sotto.checkpoint import Recognizer, load
+from sotto.checkpoint import Recognizer
+from sotto.configuration import to_plain
 from sotto.errors import SottoError
 from sotto.examples import ClipExamples
 from sotto.methods.method import StepContext, methods
-from sotto.objectives import Objective, Setting, objectives
+from sotto.objectives import Setting, objectives
 from sotto.text import get_normalizer
-from sotto.training import Training, train
+from sotto.training import Training, kept_wer, train
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class FineTuning:
     """Trains on the recipe's `train` clips and keeps the best weights by WER on its `validation` clips."""
 
     training: Training
-    objectives: tuple[Mapping[str, Any], ...] = ()
-    """terms of the loss, as in a training recipe"""
+    objectives: tuple[Any, ...] = ()
+    """terms of the loss: their configurations, or entries as in a training recipe"""
     augmentation: Augmentation = field(default_factory=Augmentation)
     transcripts: str = "none"
     """name of the normaliser that the transcripts go through before they are learnt"""
@@ -32,26 +32,27 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         get_normalizer(self.transcripts)
-        self.terms()
+        parsed = tuple(
+            entry if type(entry) in objectives.handlers else objectives.parse(entry, f"objectives[{index}]")
+            for index, entry in enumerate(self.objectives)
+        )
+        object.__setattr__(self, "objectives", parsed)  # the one way to set a field of a frozen class
 
-    def terms(self) -> list[Any]:
-        """The configurations of the objectives. Raises SottoError on a bad one."""
-        return [objectives.parse(entry, f"objectives[{index}]") for index, entry in enumerate(self.objectives)]
+    def plain(self) -> dict[str, Any]:
+        """As in a recipe, every objective under its name."""
+        values = {field.name: to_plain(getattr(self, field.name)) for field in fields(self)}
+        return values | {"objectives": objectives.to_plain(self.objectives)}
 
 
 @methods.register("fine_tuning", FineTuning)
 def apply_fine_tuning(recognizer: Recognizer, config: FineTuning, context: StepContext) -> list[str]:
     """Train `recognizer` in place."""
-    setting = Setting(recognizer.family, load)
-    terms = [objectives.handler(term)(term, setting) for term in config.terms()]
-    wer = fine_tune(recognizer, config, context, context.folder, terms)
-    return [f"trained for {config.training.steps} steps; best validation WER {wer:.2%}"]
+    wer = fine_tune(recognizer, config, context, context.folder)
+    return [f"trained for {config.training.steps} steps; validation WER {wer:.2%}"]
 
 
-def fine_tune(
-    recognizer: Recognizer, config: FineTuning, context: StepContext, folder: Path, terms: list[Objective]
-) -> float:
-    """The best validation WER. Checkpoints go to `folder`; a second call goes on from the last of them.
+def fine_tune(recognizer: Recognizer, config: FineTuning, context: StepContext, folder: Path) -> float:
+    """Validation WER of the weights that are kept. Checkpoints go to `folder`; a second call goes on from the last.
 
     Raises SottoError without training or validation clips, or without the recipe's language.
     """
@@ -61,6 +62,7 @@ def fine_tune(
     family = recognizer.family
     seconds, seed = family.longest_seconds, config.training.seed
     written = get_normalizer(config.transcripts)
+    setting = Setting(family, context.open)
     log = train(
         family,
         config.training,
@@ -69,7 +71,7 @@ def fine_tune(
         language=context.language,
         normalizer=context.normalizer,
         folder=folder,
-        objectives=terms,
+        objectives=[objectives.handler(term)(term, setting) for term in config.objectives],
         device=recognizer.model.device.type,
     )
-    return min(entry[name] for entry in log for name in ("eval_wer", "average_wer") if name in entry)
+    return kept_wer(log, config.training.keep)

@@ -20,18 +20,20 @@ REPEATS = 9
 class GatherTimes:
     """Measures on this machine, in the model's precision, and remembers every shape.
 
-    An encoder hears all frames of a window at once; a decoder one token at a time.
+    An encoder hears all frames of a window at once; a decoder one token at a time, but the encoder's output as a whole.
     """
 
     def __init__(self, recognizer: Recognizer) -> None:
         self.device, self.dtype = recognizer.model.device, recognizer.model.dtype
-        self.rows = {stack.name: rows_of(recognizer, stack) for stack in recognizer.architecture.stacks}
-        self.known: dict[tuple[str, int, int, int], bool] = {}
+        self.window = frames_of_window(recognizer)
+        self.known: dict[tuple[int, int, int, int], bool] = {}
 
-    def pays(self, stack: Stack, inputs: int, kept: int, outputs: int) -> bool:
-        shape = (stack.name, inputs, kept, outputs)
+    def pays(self, stack: Stack, linear: str, inputs: int, kept: int, outputs: int) -> bool:
+        """Whether `linear` of a layer is faster with `kept` of its `inputs`."""
+        rows = rows_of(stack, linear, self.window)
+        shape = (rows, inputs, kept, outputs)
         if shape not in self.known:
-            heard = torch.randn(1, self.rows[stack.name], inputs, device=self.device, dtype=self.dtype)
+            heard = torch.randn(1, rows, inputs, device=self.device, dtype=self.dtype)
             whole = nn.Linear(inputs, outputs, device=self.device, dtype=self.dtype)
             some = GatheredLinear(inputs, kept, outputs, bias=True, device=self.device, dtype=self.dtype)
             some.columns.copy_(torch.arange(kept))
@@ -39,10 +41,18 @@ class GatherTimes:
         return self.known[shape]
 
 
-def rows_of(recognizer: Recognizer, stack: Stack) -> int:
-    """Rows that a linear of the stack multiplies at once."""
-    if stack.name == "decoder":
-        return 1
+def rows_of(stack: Stack, linear: str, window: int) -> int:
+    """Rows that a linear multiplies at once, where the encoder has `window` positions."""
+    for attention in stack.attentions:
+        if attention.position is not None and linear == attention.path(attention.position):
+            return 2 * window - 1  # distances in both directions
+        if "query" not in attention.same_input and linear in attention.sharing_input:
+            return window  # keys and values of what the encoder heard
+    return 1 if stack.name == "decoder" else window
+
+
+def frames_of_window(recognizer: Recognizer) -> int:
+    """Positions of the encoder's output for a window."""
     family = recognizer.family
     if isinstance(family, Ctc):
         return round(family.window_seconds * family.sampling_rate / family.samples_per_frame)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from sotto.architectures import Attention, FeedForward, Stack
+from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
 from sotto.methods.group_math import Members
@@ -31,6 +32,15 @@ class Groups:
 
     def members(self, model: Any) -> Members:
         return [(model.get_submodule(path).weight, axis) for path, axis in self.linears]
+
+
+def stacks_named(recognizer: Recognizer, names: Sequence[str]) -> list[Stack]:
+    """The stacks of those names that the model has. Raises SottoError where it has none of them."""
+    found = [stack for stack in recognizer.architecture.stacks if stack.name in names]
+    if not found:
+        known = ", ".join(stack.name for stack in recognizer.architecture.stacks)
+        raise SottoError(f"stacks: the model has no {' or '.join(names)}; it has: {known}")
+    return found
 
 
 def groups_of(

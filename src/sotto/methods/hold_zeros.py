@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,11 +37,26 @@ class HoldZerosObjective(Objective):
     def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
         return torch.zeros((), device=tokens.device)
 
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        """Weights that are held have no gradients, which would count where gradients are clipped."""
+        with ExitStack() as hooks:
+            for number, path in enumerate(self.paths):
+                pattern = self.get_buffer(f"pattern_{number}")
+                weight: Any = model.get_submodule(path).weight
+                hook = weight.register_hook(partial(without, pattern=pattern))
+                hooks.callback(hook.remove)
+            yield
+
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, learning_rate: float) -> None:
         for number, path in enumerate(self.paths):
             weight: Any = model.get_submodule(path).weight
             weight[self.get_buffer(f"pattern_{number}")] = 0.0
+
+
+def without(gradient: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
+    return gradient.masked_fill(pattern.to(gradient.device), 0.0)
 
 
 @objectives.register("hold_zeros", HoldZeros)
@@ -49,7 +67,7 @@ def build_hold_zeros(config: HoldZeros, setting: Setting) -> HoldZerosObjective:
     )
 
 
-def plain_weights(model: Any, stacks: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
+def plain_weights(model: Any, stacks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """The weights (outputs, inputs) of the layers' linears that are not factored, by path from the model's root."""
     found: dict[str, torch.Tensor] = {}
     for stack in architecture_of(model.config).stacks:

@@ -16,11 +16,10 @@ from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.fine_tuning import FineTuning, fine_tune
 from sotto.methods.group_math import Members, scale_groups
-from sotto.methods.groups import groups_of
+from sotto.methods.groups import groups_of, stacks_named
 from sotto.methods.hold_zeros import HoldZeros, plain_weights
 from sotto.methods.method import StepContext, methods
 from sotto.methods.removal import remove_idle
-from sotto.objectives import Setting, objectives
 
 Scope = Literal["layer", "global"]
 
@@ -76,11 +75,12 @@ class StructuredMagnitude:
 def apply_magnitude_pruning(recognizer: Recognizer, config: MagnitudePruning, context: StepContext) -> list[str]:
     """Prune `recognizer` in place."""
     model = recognizer.model
+    stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
     notes = []
     for number in range(1, config.rounds + 1):
         share = 1 - (1 - config.share) ** (number / config.rounds)
         with torch.no_grad():
-            zero_smallest_of(list(plain_weights(model, config.stacks).values()), share, config.scope)
+            zero_smallest_of(list(plain_weights(model, stacks).values()), share, config.scope)
         if config.recovery is not None:
             wer = recovered(recognizer, config, context, number)
             notes.append(f"round {number}: {share:.1%} pruned, validation WER {wer:.2%} after recovery")
@@ -94,19 +94,19 @@ def apply_magnitude_pruning(recognizer: Recognizer, config: MagnitudePruning, co
 
 def recovered(recognizer: Recognizer, config: MagnitudePruning, context: StepContext, number: int) -> float:
     """Validation WER after the training of round `number`, which is the same part of all steps in every round."""
-    assert config.recovery is not None
-    held = objectives.handler(HoldZeros())(HoldZeros(), Setting(recognizer.family))
-    steps = config.recovery.training.steps
-    own = steps * number // config.rounds - steps * (number - 1) // config.rounds
-    training = replace(config.recovery.training, steps=own)
-    terms = [objectives.handler(term)(term, Setting(recognizer.family)) for term in config.recovery.terms()]
-    return fine_tune(
-        recognizer,
-        replace(config.recovery, training=training),
-        context,
-        context.folder / f"round-{number}",
-        [*terms, held],
+    recovery = config.recovery
+    assert recovery is not None
+    whole = recovery.training
+    own = whole.steps * number // config.rounds - whole.steps * (number - 1) // config.rounds
+    training = replace(
+        whole,
+        steps=own,
+        warmup_steps=whole.warmup_steps * own // whole.steps,
+        evaluate_every=min(whole.evaluate_every, own),
+        seed=whole.seed + number - 1,  # other clips first, varied in another way
     )
+    held = replace(recovery, training=training, objectives=(*recovery.objectives, HoldZeros()))
+    return fine_tune(recognizer, held, context, context.folder / f"round-{number}")
 
 
 def zero_smallest_of(weights: Sequence[torch.Tensor], share: float, scope: Scope) -> None:
@@ -133,8 +133,7 @@ def apply_structured_magnitude(recognizer: Recognizer, config: StructuredMagnitu
     for kind, share in (("head", config.heads), ("neuron", config.neurons)):
         sets = [
             (groups.members(model), groups.count)
-            for stack in recognizer.architecture.stacks
-            if stack.name in config.stacks
+            for stack in stacks_named(recognizer, config.stacks)
             for groups in groups_of(model, stack, "head", "neuron")
             if groups.kind == kind
         ]

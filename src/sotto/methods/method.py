@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sotto.checkpoint import Recognizer
+from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource
 from sotto.registry import Registry
 from sotto.text import Normalizer, get_normalizer
@@ -23,6 +23,10 @@ class StepContext:
     validation: ClipSource | None = None
     validation_wer: Callable[[Recognizer], float] | None = None
     """WER on the validation clips, decoded and normalised as the recipe says"""
+    accepted_wer: float | None = None
+    """what the recipe accepts of it"""
+    open: Callable[[str], Recognizer] = load
+    """opens a checkpoint that a step names, with its path seen from the recipe"""
     language: str | None = None
     normalizer: Normalizer = field(default_factory=lambda: get_normalizer(None))
     seed: int = 0

@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 from sotto.architectures import Attention, FeedForward, Stack, architecture_of
 from sotto.architectures.table import get_setting
 from sotto.layers import FactoredLinear, ReducedAttention
-from sotto.surgery import gather_inputs, get_linear, keep_heads, layer_path, narrow_ffn
+from sotto.surgery import gather_inputs, get_linear, keep_heads, layer_path, narrow_ffn, restore_inputs
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,22 @@ def remove_idle_neurons(model: Any, stack: Stack, layer: int, feed_forward: Feed
 
 
 @torch.no_grad()
-def gather_unheard(model: Any, pays: Callable[[Stack, int, int, int], bool]) -> int:
-    """Have linears of the residual stream hear only what they have weights for; how many linears did.
+def gather_unheard(model: Any, pays: Callable[[Stack, str, int, int, int], bool]) -> int:
+    """Have linears of the residual stream hear only what they have weights for; how many linears do.
 
-    `pays(stack, inputs, kept, outputs)` says where that is faster.
+    `pays(stack, linear, inputs, kept, outputs)` says where that is faster.
     """
     count = 0
     for stack in architecture_of(model.config).stacks:
         for layer in range(len(model.get_submodule(stack.layers))):
             for name in stack.linears_of_residual():
+                restore_inputs(model, stack, layer, name)  # to look at all of them anew
                 linear = get_linear(model, stack, layer, name)
-                if type(linear) is not nn.Linear:
+                if isinstance(linear, FactoredLinear):
                     continue
                 kept = at_least_one((linear.weight != 0).any(0)).nonzero().flatten().tolist()
                 inputs = linear.in_features
-                if len(kept) < inputs and pays(stack, inputs, len(kept), linear.out_features):
+                if len(kept) < inputs and pays(stack, name, inputs, len(kept), linear.out_features):
                     gather_inputs(model, stack, layer, name, kept)
                     count += 1
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,10 @@ class Objective(nn.Module):
     collate: Callable[[list[Example]], Batch] | None = None
     """what the term needs of the examples beside the model's own inputs, such as those of a teacher: tensors that join
     the batch under names of their own"""
+
+    def attached(self, model: nn.Module) -> AbstractContextManager[None]:
+        """What is in place while `model` is trained, such as hooks."""
+        return nullcontext()
 
     def after_step(self, model: nn.Module, step: int, learning_rate: float) -> None:
         """Called after optimiser step number `step` (from 1), which was taken at `learning_rate`."""
