@@ -29,6 +29,7 @@ from sotto.methods import AdaptivePruning, FineTuning, MagnitudePruning, SparseG
 from sotto.methods.removal import remove_idle
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.report.formats import points, rate
+from sotto.side_by_side import Timing, visit
 from sotto.text import Normalizer, get_normalizer
 from sotto.training import Training
 
@@ -61,6 +62,8 @@ class Bench:
     normalizer: Normalizer
     training: Training
     folder: Path
+    memory: bool
+    """whether each row has the peak memory of a process that loads and runs its model, which takes seconds a row"""
 
     def source(self, config: DataConfig) -> ClipSource:
         return open_data(config, sampling_rate=16_000)
@@ -196,6 +199,7 @@ def row_of(
         "removed": 1 - own.parameters.total / whole.parameters.total,
         "flops": (own.encoder_flops + own.decoder_flops) / (whole.encoder_flops + whole.decoder_flops),
         "bytes": own.bytes_on_disk,
+        "peak_memory": visit(str(saved), Timing(repeats=1)).peak_memory if bench.memory else None,
         "wer": report.wer,
         "wer_interval": [report.wer_interval.low, report.wer_interval.high],
         "cer": report.cer,
@@ -247,6 +251,7 @@ def main() -> None:
     parser.add_argument("--attention", default="column")
     parser.add_argument("--feed-forward", default="neuron")
     parser.add_argument("--encoder-only", action="store_true", help="for a CTC model")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     parser.add_argument("--test-samples", type=int, help="test clips to draw")
     arguments = parser.parse_args()
     training = Training(
@@ -267,6 +272,7 @@ def main() -> None:
         get_normalizer(arguments.normalizer),
         training,
         arguments.folder,
+        arguments.memory,
     )
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     check_folder(arguments.folder, {key: settings[key] for key in TRAINED_BY})
