@@ -6,32 +6,16 @@ import torch
 from torch import nn
 
 import sotto
-from conformers import make
+from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.architectures import Stack, architecture_of
-from sotto.checkpoint import Recognizer, linears_of, load
+from sotto.checkpoint import load
 from sotto.errors import SottoError
 from sotto.layers import GatheredLinear
 from sotto.methods import AdaptivePruning, StepContext, apply_adaptive_pruning
 from sotto.methods.gathering import GatherTimes, is_faster, rows_of
 from sotto.methods.removal import gather_unheard
-from sotto.surgery import gather_inputs, get_linear, restore_inputs, structure_of
-from tones import PITCHES, square_wave, tiny_whisper, write_folder
-
-ARCHITECTURES = ["whisper", "parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"]
-
-
-def recognizer(architecture: str) -> Recognizer:
-    found = Recognizer(*tiny_whisper()) if architecture == "whisper" else make(architecture)
-    found.model.eval()
-    return found
-
-
-def scores(found: Recognizer) -> torch.Tensor:
-    inputs = found.family.inputs([square_wave(300, 0.9)])
-    if found.model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.tensor([[1, 5, 9, 11]])
-    with torch.no_grad():
-        return found.model(**inputs).logits
+from sotto.surgery import gather_inputs, get_linear, linears_of, restore_inputs, structure_of
+from tones import PITCHES, square_wave, write_folder
 
 
 def always(stack: Stack, linear: str, inputs: int, kept: int, outputs: int) -> bool:

@@ -10,13 +10,13 @@ from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq
 
 from conformers import make
 from sotto.architectures import architecture_of
-from sotto.checkpoint import Recognizer, linears_of, load
+from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
 from sotto.layers import PackedLinear, pack, packed_bytes, unpack
 from sotto.metrics.cost import bytes_on_disk
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
-from sotto.surgery import factor, get_linear, keep_heads, narrow_ffn, reduce_attention, structure_of
+from sotto.surgery import factor, get_linear, keep_heads, linears_of, narrow_ffn, reduce_attention, structure_of
 from tones import square_wave, tiny_whisper
 
 ARCHITECTURES = ["whisper", "parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"]

@@ -19,17 +19,11 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, ClipExamples, Example
 from sotto.families.whisper import Whisper
 from sotto.families.whisper_labels import WhisperCollator, shift_right
+from sotto.length_sampler import LengthSampler
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.text import get_normalizer
-from sotto.training import (
-    LengthSampler,
-    SpeechTrainer,
-    TrainedModel,
-    Training,
-    average,
-    last_checkpoint,
-    train,
-)
+from sotto.training import SpeechTrainer, TrainedModel, Training, train
+from sotto.training_checkpoints import average, last_checkpoint
 from tones import PITCHES, open_folder, square_wave, tiny_whisper, write_folder
 
 Log = list[dict[str, float]]

@@ -21,14 +21,14 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-from sotto.architectures import Architecture, Stack, architecture_of
+from sotto.architectures import Architecture, architecture_of
 from sotto.auto_classes import classes_of, plain_config, register, sotto_config
 from sotto.configuration import nearest
 from sotto.errors import SottoError
 from sotto.families import Family, evaluating, family_of
 from sotto.layers import packed_bytes
 from sotto.structure import Structure, check, from_json
-from sotto.surgery import get_linear, pack_linear, structure_of, unpack_linear
+from sotto.surgery import get_linear, linears_of, pack_linear, structure_of, unpack_linear
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNHEARD = ("wav2vec2_conformer.masked_spec_embed",)  # weights for training alone, which a checkpoint may lack
@@ -270,14 +270,6 @@ def unpack_linears(model: Any) -> bool:
     for place in packed:
         unpack_linear(model, *place)
     return bool(packed)
-
-
-def linears_of(model: Any) -> Iterator[tuple[Stack, int, str]]:
-    """Stack, layer and path within the layer of all linears of all layers."""
-    for stack in architecture_of(model.config).stacks:
-        for index in range(len(model.get_submodule(stack.layers))):
-            for name in stack.linears():
-                yield stack, index, name
 
 
 def config_on_disk(model: Any) -> Any:

@@ -7,7 +7,7 @@ record and the shapes never part.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,14 @@ def get_linear(model: nn.Module, stack: Stack, index: int, linear: str) -> Linea
     module = model.get_submodule(layer_path(stack, index, linear))
     assert isinstance(module, nn.Linear | FactoredLinear)
     return module
+
+
+def linears_of(model: Any) -> Iterator[tuple[Stack, int, str]]:
+    """Stack, layer and path within the layer of all linears of all layers."""
+    for stack in architecture_of(model.config).stacks:
+        for index in range(len(model.get_submodule(stack.layers))):
+            for name in stack.linears():
+                yield stack, index, name
 
 
 def factor(

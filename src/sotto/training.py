@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,6 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from sotto.data import Clip
 from sotto.decoding import Decoding
@@ -24,12 +22,12 @@ from sotto.depthwise import depthwise_in_fp32
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, Example
 from sotto.families import Family
+from sotto.length_sampler import LengthSampler, varied
 from sotto.metrics.errors import measure_errors
 from sotto.objectives import Objective
 from sotto.spec_augment import spec_augment
 from sotto.text import Normalizer
-
-WEIGHTS = "model.safetensors"
+from sotto.training_checkpoints import WEIGHTS, average, checkpoints, last_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -153,30 +151,6 @@ class PrintedLog(TrainerCallback):
             print(f"step {state.global_step} of {state.max_steps}: {shown}", flush=True)
 
 
-class LengthSampler(LengthGroupedSampler):
-    """Orders by length within groups of up to 50 batches, shuffled before: each epoch in a way of its own.
-
-    `shortest_first`: the first epoch goes from the shortest to the longest.
-    """
-
-    def __init__(self, batch_size: int, lengths: Sequence[float], seed: int, shortest_first: bool = False) -> None:
-        hundredths = [round(100 * length) for length in lengths]
-        super().__init__(batch_size, lengths=hundredths, generator=torch.Generator().manual_seed(seed))
-        self.seed = seed
-        self.shortest_first = shortest_first
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.generator.manual_seed(self.seed + epoch)
-
-    def __iter__(self) -> Iterator[int]:
-        if self.shortest_first and self.epoch == 0:
-            return iter(sorted(range(len(self.lengths)), key=self.lengths.__getitem__))
-        found: Iterator[int] = super().__iter__()  # type: ignore[no-untyped-call]
-        return found
-
-
 class SpeechTrainer(Trainer):
     """Trainer that buckets by length, validates by transcribing, and logs every term of the loss."""
 
@@ -284,7 +258,7 @@ def train(
     objectives: Sequence[Objective] = (),
     device: str | None = None,
 ) -> list[dict[str, float]]:
-    """Train the family's model in place and leave the weights of the best validation WER in it; returns the log.
+    """Train the family's model in place and leave the weights that `config.keep` names in it; returns the log.
 
     Checkpoints go to `folder`; a second call with the same folder goes on from the last of them. Raises SottoError for
     settings that do not fit the family or the data.
@@ -337,50 +311,16 @@ def attention(model: PreTrainedModel, name: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def average(files: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """The mean of the weights in safetensors files; whole numbers as in the last of them."""
-    loaded = [safetensors.torch.load_file(path) for path in files]
-    return {
-        name: torch.stack([weights[name] for weights in loaded]).mean(0) if last.is_floating_point() else last
-        for name, last in loaded[-1].items()
-    }
-
-
 def kept_wer(log: Sequence[dict[str, float]], keep: Literal["best", "last"]) -> float:
     """Validation WER of the weights that a training left."""
     found = [entry[name] for entry in log for name in ("eval_wer", "average_wer") if name in entry]
     return min(found) if keep == "best" else found[-1]
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in `folder`, if there is one."""
-    found = checkpoints(folder)
-    return str(found[-1]) if found else None
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first: one whose writing was killed is passed over."""
-    states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if is_json(path)]
-    folders = [path.parent for path in states]  # Trainer writes its state last
-    return sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-")))
-
-
-def is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
-
-
 def multiplies_bf16(device: str | None) -> bool:
     """Whether bfloat16 pays. On CPUs without AVX-512 torch 2.13's products take it 60 times slower than float32."""
     on_gpu = torch.cuda.is_available() and device != "cpu"
     return on_gpu or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
-
-
-def varied(lengths: Sequence[float]) -> bool:
-    return len(set(lengths)) > 1
 
 
 def trainer_arguments(config: Training, folder: Path, device: str | None, idle_weights: bool) -> TrainingArguments:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from conformers import make
+from recognizers import ARCHITECTURES, recognizer
 from sotto.architectures import architecture_of
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
@@ -13,14 +13,6 @@ from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.surgery import structure_of
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
-
-ARCHITECTURES = ["whisper", "parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"]
-
-
-def recognizer(architecture: str) -> Recognizer:
-    found = Recognizer(*tiny_whisper()) if architecture == "whisper" else make(architecture)
-    found.model.eval()
-    return found
 
 
 def linears(model: Any, stacks: tuple[str, ...] = ("encoder", "decoder")) -> dict[str, torch.Tensor]:

@@ -3,19 +3,14 @@ from typing import Any
 import pytest
 import torch
 
-from conformers import make
+from recognizers import recognizer
 from sotto.architectures import architecture_of
-from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
 from sotto.methods.group_math import scale_groups, squared_norms
 from sotto.methods.groups import Groups, groups_of
 from sotto.surgery import factor, get_linear, keep_heads, narrow_ffn
-from tones import square_wave, tiny_whisper
-
-
-def recognizer(architecture: str) -> Recognizer:
-    return Recognizer(*tiny_whisper()) if architecture == "whisper" else make(architecture)
+from tones import square_wave
 
 
 def all_groups(model: Any, **kinds: Any) -> list[Groups]:

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import sotto
-from conformers import make
+from recognizers import ARCHITECTURES, recognizer
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
 from sotto.methods import FineTuning, HoldZeros, MagnitudePruning, StepContext, StructuredMagnitude, methods
@@ -19,16 +19,9 @@ from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.surgery import structure_of
 from sotto.training import Training
-from tones import PITCHES, square_wave, tiny_whisper, write_folder
+from tones import PITCHES, square_wave, write_folder
 
-ARCHITECTURES = ["whisper", "parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"]
 SHORT: dict[str, Any] = {"batch_size": 2, "evaluate_every": 1, "workers": 0, "learning_rate": 1e-3}
-
-
-def recognizer(architecture: str) -> Recognizer:
-    found = Recognizer(*tiny_whisper()) if architecture == "whisper" else make(architecture)
-    found.model.eval()
-    return found
 
 
 def apply(found: Recognizer, config: Any, folder: Path, **context: Any) -> list[str]:

@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from conformers import make
+from recognizers import ARCHITECTURES, scores
 from sotto.architectures import architecture_of
 from sotto.checkpoint import Recognizer, load
 from sotto.methods.removal import Removed, remove_idle
 from sotto.surgery import get_linear, structure_of
-from tones import square_wave, tiny_whisper
-
-ARCHITECTURES = ["whisper", "parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"]
+from tones import tiny_whisper
 
 
 def recognizer(architecture: str) -> Recognizer:
@@ -22,16 +21,6 @@ def recognizer(architecture: str) -> Recognizer:
             if name.endswith("bias") and ".layers." in name and "norm" not in name:
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
     return found
-
-
-def scores(found: Recognizer) -> torch.Tensor:
-    inputs = found.family.inputs([square_wave(300, 0.9)])
-    if found.model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.tensor([[1, 5, 9, 11]])
-        with torch.no_grad():
-            return found.model(**inputs).logits
-    with torch.no_grad():
-        return found.family.logits(inputs)
 
 
 def linear(model: Any, stack: Any, name: str) -> Any:

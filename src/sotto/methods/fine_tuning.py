@@ -19,7 +19,7 @@ from sotto.training import Training, kept_wer, train
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Trains on the recipe's `train` clips and keeps the best weights by WER on its `validation` clips."""
+    """Trains on the recipe's `train` clips; WER on its `validation` clips tells which weights are the best."""
 
     training: Training
     objectives: tuple[Any, ...] = ()

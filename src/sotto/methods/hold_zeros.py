@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sotto.architectures import architecture_of
 from sotto.examples import Batch
 from sotto.layers import FactoredLinear
 from sotto.objectives import Objective, Setting, objectives
-from sotto.surgery import get_linear, layer_path
+from sotto.surgery import get_linear, layer_path, linears_of
 
 
 @dataclass(frozen=True)
@@ -70,12 +69,8 @@ def build_hold_zeros(config: HoldZeros, setting: Setting) -> HoldZerosObjective:
 def plain_weights(model: Any, stacks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """The weights (outputs, inputs) of the layers' linears that are not factored, by path from the model's root."""
     found: dict[str, torch.Tensor] = {}
-    for stack in architecture_of(model.config).stacks:
-        if stacks is not None and stack.name not in stacks:
-            continue
-        for layer in range(len(model.get_submodule(stack.layers))):
-            for name in stack.linears():
-                linear = get_linear(model, stack, layer, name)
-                if not isinstance(linear, FactoredLinear):
-                    found[layer_path(stack, layer, name)] = linear.weight
+    for stack, layer, name in linears_of(model):
+        linear = get_linear(model, stack, layer, name)
+        if not isinstance(linear, FactoredLinear) and (stacks is None or stack.name in stacks):
+            found[layer_path(stack, layer, name)] = linear.weight
     return found
