@@ -69,10 +69,32 @@ def test_the_term_is_the_divergence_over_frames_that_are_not_padding(temperature
 
 def test_a_student_that_says_what_the_teacher_says_has_no_loss() -> None:
     objective = built(FrameDistillation("teacher"))
-    scores, _ = objective.taught(batch_for(objective, AUDIO), torch.device("cpu"))
+    taught = objective.taught(batch_for(objective, AUDIO), torch.device("cpu"))
     objective.head = nn.Identity()
-    states = scores.repeat_interleave(4, dim=1)
+    states = taught.scores.repeat_interleave(4, dim=1)
     assert term(objective, states, AUDIO).item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_states_of_the_teacher_are_learnt_frame_by_frame() -> None:
+    objective = built(FrameDistillation("teacher", states=0.5))
+    taught = objective.taught(batch_for(objective, AUDIO), torch.device("cpu"))
+    states = torch.randn(2, 50, 32, generator=torch.Generator().manual_seed(0))
+    head = objective.teacher.model.ctc_head(taught.states)
+    torch.testing.assert_close(head, taught.scores)  # these are what the head hears
+    assert objective.to_states is not None
+    expected = 0.0
+    for clip, count in enumerate(taught.heard.sum(1).tolist()):
+        for frame in range(count):
+            wanted = taught.states[clip, frame]
+            wanted = (wanted - wanted.mean()) / wanted.std(correction=0)
+            own = objective.to_states(states[clip, 4 * frame : 4 * frame + 4].mean(0))
+            expected += 0.5 * (own - wanted).square().mean().item() / 5
+    with torch.no_grad():
+        objective.head.weight.zero_()
+        objective.head.bias.zero_()
+    both = term(objective, states, AUDIO).item()
+    objective.to_states = None
+    assert both - term(objective, states, AUDIO).item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_gradients_reach_the_student_and_its_head_and_not_the_teacher() -> None:
@@ -93,6 +115,7 @@ def test_gradients_reach_the_student_and_its_head_and_not_the_teacher() -> None:
     [
         ({"weight": 0.0}, "weight must be positive, found 0.0"),
         ({"temperature": -1.0}, "temperature must be positive, found -1.0"),
+        ({"states": -1.0}, "states must not be negative, found -1.0"),
     ],
 )
 def test_settings_are_checked(values: dict[str, Any], message: str) -> None:

@@ -20,7 +20,7 @@ from sotto.families import Inputs
 from sotto.low_rank_math import Principal, principal_of_inputs, principal_of_outputs
 from sotto.moments import Moments
 from sotto.progress import track
-from sotto.surgery import get_linear
+from sotto.surgery import get_linear, linears_of
 
 Place = tuple[str, int, str]
 """(stack, layer, linear): where a linear is."""
@@ -29,10 +29,8 @@ Place = tuple[str, int, str]
 def places(recognizer: Recognizer, stacks: Sequence[str]) -> Iterator[tuple[Stack, int, str]]:
     """Every linear of the layers of `stacks`, in the order of computation."""
     for name in stacks:
-        stack = recognizer.architecture.stack(name)
-        for index in range(len(recognizer.model.get_submodule(stack.layers))):
-            for linear in stack.linears():
-                yield stack, index, linear
+        recognizer.architecture.stack(name)  # raises where there is none
+        yield from (place for place in linears_of(recognizer.model) if place[0].name == name)
 
 
 @dataclass(frozen=True)

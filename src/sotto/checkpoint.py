@@ -27,7 +27,7 @@ from sotto.configuration import nearest
 from sotto.errors import SottoError
 from sotto.families import Family, evaluating, family_of
 from sotto.layers import packed_bytes
-from sotto.structure import Structure, check, from_json
+from sotto.structure import LayerStructure, Structure, check, from_json
 from sotto.surgery import get_linear, linears_of, pack_linear, structure_of, unpack_linear
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -287,7 +287,7 @@ def plain_sizes(structure: Structure, architecture: Architecture, config: Any) -
     for stack in architecture.stacks:
         dimensions = stack.dimensions(config)
         layers = structure.stacks[stack.name].layers
-        if any(layer.ranks or layer.heads or layer.reduced or layer.inputs or layer.nonzeros for layer in layers):
+        if any(replace(layer, base_layer=0, ffn_widths={}) != LayerStructure(0) for layer in layers):
             return None
         widths = {layer.ffn_widths.get(ffn.name, dimensions.ffn) for layer in layers for ffn in stack.feed_forwards}
         if len(widths) != 1:

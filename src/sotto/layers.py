@@ -1,4 +1,4 @@
-"""Replacement modules: a linear as two factors, and attention in the reduced dimension of factored projections."""
+"""Replacement modules: linears of other forms, attention in a reduced dimension, and what stands where nothing is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import EncoderDecoderCache
+from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 
 class FactoredLinear(nn.Module):
@@ -211,3 +213,51 @@ def saves_attention(width: int, heads: int, positions: int, query_rank: int, key
     rank = query_rank if reduced_on_keys(query_rank, key_rank) else query_rank + 1
     reduced = middle + heads * positions * rank * key_rank + positions * width * value_rank
     return reduced + 2 * positions**2 * heads * dimension < expanded
+
+
+class AbsentModule(nn.Module):
+    """Stands where a module was: nothing is added to the residual stream."""
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """A zero without dimensions, which any tensor can be added to."""
+        return hidden_states.new_zeros(())
+
+
+class AbsentAttention(nn.Module):
+    """Stands where an attention without a cache was."""
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+        """A zero without dimensions, and no attention weights."""
+        return hidden_states.new_zeros(()), None
+
+
+class AbsentCachedAttention(WhisperAttention):
+    """Stands where an attention of Whisper's decoder was.
+
+    The cache tells by the keys of its first layer how many tokens there are, and transformers looks for attention
+    weights in every layer: one number a position is cached, and the weights are those of no head.
+    """
+
+    layer_idx: int
+
+    def __init__(self, layer_idx: int) -> None:
+        nn.Module.__init__(self)
+        self.layer_idx = layer_idx
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: torch.Tensor | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A zero without dimensions, and attention weights (batch, no heads, tokens, positions)."""
+        batch, tokens = hidden_states.shape[:2]
+        is_cross = key_value_states is not None
+        heard = hidden_states if key_value_states is None else key_value_states
+        keys = hidden_states.new_zeros(batch, 1, heard.shape[1], 1)
+        if past_key_values is not None and not (is_cross and past_key_values.is_updated.get(self.layer_idx)):
+            cache = past_key_values.cross_attention_cache if is_cross else past_key_values.self_attention_cache
+            past_key_values.is_updated[self.layer_idx] |= is_cross
+            keys, _values = cache.update(keys, keys, self.layer_idx)
+        return hidden_states.new_zeros(()), hidden_states.new_zeros(batch, 0, tokens, keys.shape[2])

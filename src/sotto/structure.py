@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sotto.architectures import Architecture, Stack, StackDimensions, architecture_of, get_architecture
+from sotto.architectures import Architecture, LayerModule, Stack, StackDimensions, architecture_of, get_architecture
 from sotto.configuration import nearest, parse, to_plain
 from sotto.errors import SottoError
 
@@ -30,6 +30,19 @@ class LayerStructure:
     """linear that hears some channels of the residual stream only -> how many"""
     nonzeros: Mapping[str, int] = field(default_factory=dict)
     """linear that is packed on disk -> how many of its weights are not zero"""
+    channels: Mapping[str, int] = field(default_factory=dict)
+    """convolution module -> how many channels it has"""
+    absent: tuple[str, ...] = ()
+    """modules that the layer lacks"""
+
+    def without(self, module: LayerModule) -> LayerStructure:
+        """A copy that lacks `module`, and says nothing else of it."""
+        outside: dict[str, Any] = {}
+        for name in ("heads", "ffn_widths", "ranks", "inputs", "nonzeros", "channels"):
+            entries: Mapping[str, Any] = getattr(self, name)
+            outside[name] = {key: value for key, value in entries.items() if key not in (module.name, *module.linears)}
+        reduced = tuple(name for name in self.reduced if name != module.name)
+        return replace(self, **outside, reduced=reduced, absent=(*self.absent, module.name))
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,10 @@ def check_layer(layer: LayerStructure, stack: Stack, dimensions: StackDimensions
             raise SottoError(f"structure record: {where}: {name} is no plain linear, and cannot be packed")
         if not 0 <= count <= inputs * outputs:
             raise SottoError(f"structure record: {where}: {name}: {count} of {inputs * outputs} weights are not zero")
+    for name, count in layer.channels.items():
+        check_name(name, [convolution.name for convolution in stack.convolutions], f"{where}: convolution module")
+        check_bound(count, dimensions.width, f"{where}: channels of {name}")
+    check_absent(layer, stack, where)
     for name in layer.reduced:
         check_name(
             name,
@@ -152,6 +169,16 @@ def check_layer(layer: LayerStructure, stack: Stack, dimensions: StackDimensions
         attention = next(attention for attention in stack.attentions if attention.name == name)
         if any(projection not in layer.ranks for projection in attention.projections[:3]):
             raise SottoError(f"structure record: {where}: {name} is reduced, but its projections are not all factored")
+
+
+def check_absent(layer: LayerStructure, stack: Stack, where: str) -> None:
+    modules = {module.name: module for module in stack.modules}
+    for name in layer.absent:
+        check_name(name, list(modules), f"{where}: module")
+        if replace(layer, absent=()).without(modules[name]) != replace(layer, absent=(name,)):
+            raise SottoError(f"structure record: {where}: {name} is absent, and has a shape")
+    if len(set(layer.absent)) < len(layer.absent):
+        raise SottoError(f"structure record: {where}: {list(layer.absent)} names a module twice")
 
 
 def check_name(name: str, known: list[str], where: str) -> None:

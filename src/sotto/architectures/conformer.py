@@ -19,7 +19,7 @@ PARAKEET = Architecture(
             name="encoder",
             layers="encoder.layers",
             modules=(
-                FeedForward("feed_forward1", up="feed_forward1.linear1", down="feed_forward1.linear2"),
+                FeedForward("feed_forward1", "feed_forward1.linear1", "feed_forward1.linear2", "norm_feed_forward1"),
                 Attention(
                     "self_attn",
                     ParakeetEncoderAttention,
@@ -27,9 +27,10 @@ PARAKEET = Architecture(
                     position="relative_k_proj",
                     head_biases=("bias_u", "bias_v"),
                     head_count="config.num_attention_heads",
+                    layer_norm="norm_self_att",
                 ),
-                Convolution("conv", "pointwise_conv1", "depthwise_conv", "norm", "pointwise_conv2"),
-                FeedForward("feed_forward2", up="feed_forward2.linear1", down="feed_forward2.linear2"),
+                Convolution("conv", "pointwise_conv1", "depthwise_conv", "norm", "pointwise_conv2", "norm_conv"),
+                FeedForward("feed_forward2", "feed_forward2.linear1", "feed_forward2.linear2", "norm_feed_forward2"),
             ),
             layer_count="encoder_config.num_hidden_layers",
             width="encoder_config.hidden_size",
@@ -51,6 +52,7 @@ RELATIVE = Attention(
     output="linear_out",
     position="linear_pos",
     head_biases=("pos_bias_u", "pos_bias_v"),
+    layer_norm="self_attn_layer_norm",
 )
 
 ROTARY = replace(
@@ -71,10 +73,10 @@ def wav2vec2_conformer(name: str, positions: str, attention: Attention) -> Archi
                 name="encoder",
                 layers="wav2vec2_conformer.encoder.layers",
                 modules=(
-                    FeedForward("ffn1", up="ffn1.intermediate_dense", down="ffn1.output_dense"),
+                    FeedForward("ffn1", "ffn1.intermediate_dense", "ffn1.output_dense", "ffn1_layer_norm"),
                     attention,
                     Convolution("conv_module", "pointwise_conv1", "depthwise_conv", "batch_norm", "pointwise_conv2"),
-                    FeedForward("ffn2", up="ffn2.intermediate_dense", down="ffn2.output_dense"),
+                    FeedForward("ffn2", "ffn2.intermediate_dense", "ffn2.output_dense", "ffn2_layer_norm"),
                 ),
                 layer_count="num_hidden_layers",
                 width="hidden_size",

@@ -28,6 +28,10 @@ class Attention:
     """where the module reads its number of heads; None where it cannot have fewer than its config says"""
     same_input: tuple[str, ...] = ("query", "key", "value")
     """the projections that hear one and the same input"""
+    layer_norm: str | None = None
+    """the norm before the module (path within the layer), where it is outside of it; so in the other modules"""
+    cached: bool = False
+    """keeps keys and values from one token to the next"""
     reducible: bool = False
     """sees the whole window at once, without mask, cache or relative positions: can be computed in the reduced
     dimension"""
@@ -63,6 +67,7 @@ class FeedForward:
     name: str
     up: str
     down: str
+    layer_norm: str | None = None
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -82,10 +87,16 @@ class Convolution:
     depthwise: str
     norm: str
     pointwise_out: str
+    layer_norm: str | None = None
 
     @property
     def linears(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def parts(self) -> tuple[str, str, str, str]:
+        """Names of the four within the module, in the order of computation."""
+        return self.pointwise_in, self.depthwise, self.norm, self.pointwise_out
 
 
 LayerModule = Attention | FeedForward | Convolution

@@ -4,7 +4,7 @@ from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 from sotto.architectures.table import Architecture, Attention, FeedForward, Stack
 
-FEED_FORWARD = FeedForward("ffn", up="fc1", down="fc2")
+FEED_FORWARD = FeedForward("ffn", up="fc1", down="fc2", layer_norm="final_layer_norm")
 
 WHISPER = Architecture(
     name="whisper",
@@ -13,7 +13,10 @@ WHISPER = Architecture(
         Stack(
             name="encoder",
             layers="model.encoder.layers",
-            modules=(Attention("self_attn", WhisperAttention, reducible=True), FEED_FORWARD),
+            modules=(
+                Attention("self_attn", WhisperAttention, layer_norm="self_attn_layer_norm", reducible=True),
+                FEED_FORWARD,
+            ),
             layer_count="encoder_layers",
             width="d_model",
             heads="encoder_attention_heads",
@@ -25,8 +28,14 @@ WHISPER = Architecture(
             name="decoder",
             layers="model.decoder.layers",
             modules=(
-                Attention("self_attn", WhisperAttention),
-                Attention("encoder_attn", WhisperAttention, same_input=("key", "value")),
+                Attention("self_attn", WhisperAttention, layer_norm="self_attn_layer_norm", cached=True),
+                Attention(
+                    "encoder_attn",
+                    WhisperAttention,
+                    same_input=("key", "value"),
+                    layer_norm="encoder_attn_layer_norm",
+                    cached=True,
+                ),
                 FEED_FORWARD,
             ),
             layer_count="decoder_layers",

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
+from sotto.architectures import architecture_of
 from sotto.data import Clip
 from sotto.decoding import Decoding, Segment, Transcription
 from sotto.errors import SottoError
@@ -49,6 +50,12 @@ class Ctc(Family):
     @abstractmethod
     def samples_per_frame(self) -> int:
         """Samples from one frame of the output to the next."""
+
+    @property
+    def width(self) -> int:
+        """Of the states that the head hears."""
+        (stack,) = architecture_of(self.model.config).stacks
+        return stack.dimensions(self.model.config).width
 
     @property
     def takes_batches(self) -> bool:

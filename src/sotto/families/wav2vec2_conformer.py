@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from transformers import Wav2Vec2Processor
 
-from sotto.architectures import architecture_of
 from sotto.families.ctc import Ctc, checked
 from sotto.families.family import Inputs
-from sotto.surgery import layer_path
+from sotto.surgery import layer_path, layers_of
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,10 @@ class Wav2Vec2Conformer(Ctc):
 
     def before_depthwise(self, hook: Any) -> list[Any]:
         """Have `hook` change what the depthwise convolution of every layer hears (batch, channels, frames)."""
-        (stack,) = architecture_of(self.model.config).stacks
         return [
             self.model.get_submodule(
                 layer_path(stack, index, f"{convolution.name}.{convolution.depthwise}")
             ).register_forward_pre_hook(hook)
-            for index in range(len(self.model.get_submodule(stack.layers)))
+            for stack, index in layers_of(self.model)
             for convolution in stack.convolutions
         ]

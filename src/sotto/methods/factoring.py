@@ -15,7 +15,7 @@ from sotto.layers import FactoredLinear, saves_attention
 from sotto.low_rank_math import Factors, Principal, factors_of, factors_of_regression, factors_of_weight
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.sequential import fit_layer, side_by_side
-from sotto.surgery import expand_attention, factor, get_linear, layer_path, reduce_attention
+from sotto.surgery import expand_attention, factor, get_linear, layer_path, layers_of, reduce_attention
 
 
 def linear_at(recognizer: Recognizer, place: Place) -> nn.Linear | FactoredLinear:
@@ -63,9 +63,8 @@ def put_factors(recognizer: Recognizer, place: Place, factors: Factors) -> None:
 
 def expand_attentions(recognizer: Recognizer, stacks: Sequence[str]) -> None:
     """Undo what an earlier step reduced: reduced attention does not call its projections, so they are not heard."""
-    for name in stacks:
-        stack = recognizer.architecture.stack(name)
-        for index in range(len(recognizer.model.get_submodule(stack.layers))):
+    for stack, index in layers_of(recognizer.model):
+        if stack.name in stacks:
             for attention in stack.attentions:
                 expand_attention(recognizer.model, stack, index, attention)
 
@@ -73,12 +72,10 @@ def expand_attentions(recognizer: Recognizer, stacks: Sequence[str]) -> None:
 def reduce_where_cheaper(recognizer: Recognizer, config: LowRank) -> int:
     """Compute attention in the reduced dimension in every layer where that costs fewer FLOPs; how many those are."""
     count = 0
-    for name in config.stacks:
-        stack = recognizer.architecture.stack(name)
-        if stack.positions is not None:
+    for stack, index in layers_of(recognizer.model):
+        if stack.name in config.stacks and stack.positions is not None:
             positions = get_setting(recognizer.model.config, stack.positions)
-            for index in range(len(recognizer.model.get_submodule(stack.layers))):
-                count += sum(reduce_layer(recognizer, stack, index, positions))
+            count += sum(reduce_layer(recognizer, stack, index, positions))
     return count
 
 

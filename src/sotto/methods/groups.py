@@ -13,7 +13,7 @@ from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
 from sotto.methods.group_math import Members
-from sotto.surgery import get_linear, layer_path
+from sotto.surgery import get_linear, layer_path, present
 
 AttentionGroups = Literal["column", "row", "head"]
 FeedForwardGroups = Literal["column", "row", "neuron"]
@@ -54,7 +54,7 @@ def groups_of(
     head are in none. Raises SottoError for a linear that is factored.
     """
     for layer in range(len(model.get_submodule(stack.layers))):
-        for module in stack.modules:
+        for module in present(model, stack, layer).modules:
             if isinstance(module, Attention):
                 yield from attention_groups(model, stack, layer, module, attention)
             elif isinstance(module, FeedForward):

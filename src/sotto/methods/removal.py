@@ -13,7 +13,15 @@ from transformers.activations import ACT2FN
 from sotto.architectures import Attention, FeedForward, Stack, architecture_of
 from sotto.architectures.table import get_setting
 from sotto.layers import FactoredLinear, ReducedAttention
-from sotto.surgery import gather_inputs, get_linear, keep_heads, layer_path, narrow_ffn, restore_inputs
+from sotto.surgery import (
+    gather_inputs,
+    get_linear,
+    keep_heads,
+    layer_path,
+    layers_of,
+    narrow_ffn,
+    restore_inputs,
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,11 @@ def remove_idle(model: Any) -> Removed:
     that goes into the bias of the linear after it. The last head or neuron of a module stays.
     """
     removed = Removed()
-    for stack in architecture_of(model.config).stacks:
-        for layer in range(len(model.get_submodule(stack.layers))):
-            for attention in stack.attentions:
-                removed += Removed(heads=remove_idle_heads(model, stack, layer, attention))
-            for feed_forward in stack.feed_forwards:
-                removed += Removed(neurons=remove_idle_neurons(model, stack, layer, feed_forward))
+    for stack, layer in layers_of(model):
+        for attention in stack.attentions:
+            removed += Removed(heads=remove_idle_heads(model, stack, layer, attention))
+        for feed_forward in stack.feed_forwards:
+            removed += Removed(neurons=remove_idle_neurons(model, stack, layer, feed_forward))
     return removed
 
 
@@ -87,18 +94,17 @@ def gather_unheard(model: Any, pays: Callable[[Stack, str, int, int, int], bool]
     `pays(stack, linear, inputs, kept, outputs)` says where that is faster.
     """
     count = 0
-    for stack in architecture_of(model.config).stacks:
-        for layer in range(len(model.get_submodule(stack.layers))):
-            for name in stack.linears_of_residual():
-                restore_inputs(model, stack, layer, name)  # to look at all of them anew
-                linear = get_linear(model, stack, layer, name)
-                if isinstance(linear, FactoredLinear):
-                    continue
-                kept = at_least_one((linear.weight != 0).any(0)).nonzero().flatten().tolist()
-                inputs = linear.in_features
-                if len(kept) < inputs and pays(stack, name, inputs, len(kept), linear.out_features):
-                    gather_inputs(model, stack, layer, name, kept)
-                    count += 1
+    for stack, layer in layers_of(model):
+        for name in stack.linears_of_residual():
+            restore_inputs(model, stack, layer, name)  # to look at all of them anew
+            linear = get_linear(model, stack, layer, name)
+            if isinstance(linear, FactoredLinear):
+                continue
+            kept = at_least_one((linear.weight != 0).any(0)).nonzero().flatten().tolist()
+            inputs = linear.in_features
+            if len(kept) < inputs and pays(stack, name, inputs, len(kept), linear.out_features):
+                gather_inputs(model, stack, layer, name, kept)
+                count += 1
     return count
 
 

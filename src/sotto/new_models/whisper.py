@@ -24,6 +24,8 @@ from sotto.errors import SottoError
 from sotto.families.whisper_transcription import TIME_STEP
 from sotto.new_models.registry import new_models
 
+SHARPNESS = 1.6  # of the heads that look nearby: about 10 between the score there and those far away
+
 
 @dataclass(frozen=True)
 class NewWhisper:
@@ -41,10 +43,10 @@ class NewWhisper:
     mel_bins: int = 80
     maximum_tokens: int = 448
     dropout: float = 0.0
-    start: Literal["transformers", "scaled"] = "transformers"
+    start: Literal["transformers", "scaled", "local"] = "transformers"
     """how random weights are drawn. transformers: all with a deviation of 0.02, which at small widths leaves the audio
     forty times quieter than the positions that are added to it, and an encoder hardly learns to hear. scaled: by the
-    number of inputs"""
+    number of inputs. local: scaled, and the encoder's heads look at nearby positions, each at its own distance"""
 
     def __post_init__(self) -> None:
         for name in ("attention_heads", "encoder_layers", "decoder_layers", "maximum_tokens"):
@@ -146,8 +148,10 @@ def new_model(config: NewWhisper, tokenizer: WhisperTokenizer, seed: int) -> Whi
             decoder_start_token_id=start,
         )
     )
-    if config.start == "scaled":
+    if config.start in ("scaled", "local"):
         scale_start(model)
+    if config.start == "local":
+        look_nearby(model)
     model.generation_config = generation_config(config, tokenizer)
     return model
 
@@ -166,6 +170,42 @@ def scale_start(model: WhisperForConditionalGeneration) -> None:
         elif isinstance(module, nn.Linear):
             added = name.endswith(("out_proj", "fc2"))
             module.weight.normal_(std=(module.in_features * (depth if added else 1)) ** -0.5)
+
+
+@torch.no_grad()
+def look_nearby(model: WhisperForConditionalGeneration) -> None:
+    """Have the heads of Whisper's encoder attend to nearby positions at first, as a convolution would.
+
+    Positions come as sines and cosines of many frequencies. A head's keys take the highest of them, and its queries the
+    same ones turned by the angle that the head's distance is at each frequency: their product is highest there.
+    """
+    heads = model.config.encoder_attention_heads
+    for layer in model.model.encoder.layers:
+        attention = layer.self_attn
+        keys, queries = (
+            projection.weight.view(heads, -1, model.config.d_model)
+            for projection in (attention.k_proj, attention.q_proj)
+        )
+        for head, distance in enumerate(distances(heads)):
+            keys[head] = turned_positions(model.config.d_model, attention.head_dim, 0.0)
+            queries[head] = turned_positions(model.config.d_model, attention.head_dim, distance)
+
+
+def distances(heads: int) -> list[float]:
+    """How many positions (20 ms) before or after its own each head looks: near ones first, on both sides in turn."""
+    return [(1 if head % 2 else -1) * 1.5 * 3 ** (head // 2) for head in range(heads)]
+
+
+def turned_positions(width: int, head_dim: int, distance: float) -> torch.Tensor:
+    """Weights (head_dim, width) that take the highest frequencies of Whisper's positions `distance` positions on."""
+    pairs, frequencies = head_dim // 2, width // 2
+    angular = 10_000 ** (-torch.arange(pairs) / (frequencies - 1))
+    turn_cos, turn_sin = torch.cos(angular * distance), torch.sin(angular * distance)
+    weights = torch.zeros(head_dim, width)
+    pair = torch.arange(pairs)
+    weights[pair, pair], weights[pair, frequencies + pair] = turn_cos, turn_sin
+    weights[pairs + pair, pair], weights[pairs + pair, frequencies + pair] = -turn_sin, turn_cos
+    return SHARPNESS * weights
 
 
 def generation_config(config: NewWhisper, tokenizer: WhisperTokenizer) -> GenerationConfig:

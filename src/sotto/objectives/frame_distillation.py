@@ -20,15 +20,18 @@ PREFIX = "teacher_"
 
 @dataclass(frozen=True)
 class FrameDistillation:
-    """Divergence of a head on Whisper's encoder from a CTC model's labels of the same audio.
+    """Divergence of a head on Whisper's encoder from a CTC model's labels of the same audio, and what led to them.
 
     From nothing an encoder finds out slowly which of its positions belong to which part of a text. A model that has
-    found out tells it directly: every frame has a label.
+    found out tells it directly: every frame has a label. Most of the labels are blank, from which there is little to
+    learn at first; the states that the teacher's head hears say something in every frame.
     """
 
     teacher: str
     """a checkpoint with a CTC head; its path is seen from the recipe's folder"""
     weight: float = 1.0
+    states: float = 0.0
+    """weight of the mean squared error in the states of the teacher's frames, each brought to mean 0 and deviation 1"""
     temperature: float = 1.0
     """scores of both are divided by it, and the divergence is multiplied by its square (Hinton et al., 2015)"""
 
@@ -36,6 +39,8 @@ class FrameDistillation:
         for name in ("weight", "temperature"):
             if getattr(self, name) <= 0:
                 raise SottoError(f"{name} must be positive, found {getattr(self, name)}")
+        if self.states < 0:
+            raise SottoError(f"states must not be negative, found {self.states}")
 
 
 @dataclass(frozen=True)
@@ -49,40 +54,64 @@ class TeacherCollator:
         return {PREFIX + name: tensor for name, tensor in inputs.items()}
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What a teacher makes of a batch: scores and states (batch, frames, …), and which frames (batch, frames) count."""
+
+    scores: torch.Tensor
+    states: torch.Tensor
+    heard: torch.Tensor
+
+
 class FrameDistillationObjective(Objective):
-    """Kullback-Leibler divergence, summed over the teacher's frames that both heard."""
+    """Kullback-Leibler divergence and error of the states, summed over the teacher's frames that both heard."""
 
     name = "frame_distillation"
 
-    def __init__(self, teacher: Ctc, width: int, positions: int, weight: float, temperature: float) -> None:
+    def __init__(self, config: FrameDistillation, teacher: Ctc, width: int, positions: int) -> None:
         """`width` of the encoder's states, of which `positions` make up a frame of the teacher."""
         super().__init__()
+        self.config = config
         self.teacher = teacher  # not a module: it is neither trained nor kept in checkpoints
         self.positions = positions
-        self.weight = weight
-        self.temperature = temperature
         self.head = nn.Linear(width, int(teacher.model.config.vocab_size))
+        self.to_states = nn.Linear(width, teacher.width) if config.states else None
         self.collate = TeacherCollator(teacher.processor)
 
     def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
-        states = outputs.encoder_last_hidden_state
-        own = self.head(frames_of(states, self.positions)) / self.temperature
-        scores, counts = self.taught(batch, states.device)
-        length = min(own.shape[1], scores.shape[1])
+        own = frames_of(outputs.encoder_last_hidden_state, self.positions)
+        taught = self.taught(batch, own.device)
+        length = min(own.shape[1], taught.scores.shape[1])
+        heard = taught.heard[:, :length]
+        loss = self.config.weight * (self.divergence(own[:, :length], taught.scores[:, :length]) * heard).sum()
+        if self.to_states is not None:
+            loss = loss + self.config.states * (self.error(own[:, :length], taught.states[:, :length]) * heard).sum()
+        return loss / tokens
+
+    def divergence(self, own: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(batch, frames), times the square of the temperature."""
+        temperature = self.config.temperature
         divergence = nn.functional.kl_div(
-            own[:, :length].float().log_softmax(-1),
-            (scores[:, :length].float() / self.temperature).softmax(-1),
+            (self.head(own).float() / temperature).log_softmax(-1),
+            (scores.float() / temperature).softmax(-1),
             reduction="none",
-        ).sum(-1)
-        heard_by_both = torch.arange(length, device=states.device) < counts[:, None]
-        return self.weight * self.temperature**2 * (divergence * heard_by_both).sum() / tokens
+        )
+        return temperature**2 * divergence.sum(-1)
+
+    def error(self, own: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """(batch, frames)."""
+        assert self.to_states is not None
+        wanted = nn.functional.layer_norm(states.float(), states.shape[-1:])
+        return (self.to_states(own).float() - wanted).square().mean(-1)
 
     @torch.no_grad()
-    def taught(self, batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The teacher's scores (batch, frames, vocabulary), and how many frames (batch,) are not padding."""
+    def taught(self, batch: Batch, device: torch.device) -> Taught:
         self.teacher.model.to(device)
         inputs = {name.removeprefix(PREFIX): tensor for name, tensor in batch.items() if name.startswith(PREFIX)}
-        return self.teacher.run(inputs), self.teacher.frame_counts(inputs)
+        outputs = self.teacher.outputs(inputs | {"output_hidden_states": True})
+        frames = torch.arange(outputs.logits.shape[1], device=device)
+        heard = frames < self.teacher.frame_counts(inputs)[:, None]
+        return Taught(outputs.logits, outputs.hidden_states[-1], heard)
 
 
 def frames_of(states: torch.Tensor, positions: int) -> torch.Tensor:
@@ -111,4 +140,4 @@ def build_frame_distillation(config: FrameDistillation, setting: Setting) -> Fra
         )
     teacher.model.eval().requires_grad_(False)
     width = int(student.model.config.d_model)
-    return FrameDistillationObjective(teacher, width, round(positions), config.weight, config.temperature)
+    return FrameDistillationObjective(config, teacher, width, round(positions))

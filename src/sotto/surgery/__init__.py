@@ -1,0 +1,35 @@
+"""Changes of shape. Nothing else in Sotto may change one, and nothing here decides anything.
+
+Every function changes the model in place and writes what it did into the record at `model.config.sotto`, so that the
+record and the shapes never part.
+"""
+
+from sotto.surgery.applying import apply_structure
+from sotto.surgery.attention import expand_attention, keep_heads, reduce_attention
+from sotto.surgery.linears import factor, gather_inputs, merge, pack_linear, restore_inputs, unpack_linear
+from sotto.surgery.modules import drop_module, keep_channels, narrow_ffn
+from sotto.surgery.places import get_linear, layer_path, layers_of, linears_of, present, structure_of
+from sotto.surgery.stacks import keep_layers
+
+__all__ = [
+    "apply_structure",
+    "drop_module",
+    "expand_attention",
+    "factor",
+    "gather_inputs",
+    "get_linear",
+    "keep_channels",
+    "keep_heads",
+    "keep_layers",
+    "layer_path",
+    "layers_of",
+    "linears_of",
+    "merge",
+    "narrow_ffn",
+    "pack_linear",
+    "present",
+    "reduce_attention",
+    "restore_inputs",
+    "structure_of",
+    "unpack_linear",
+]
