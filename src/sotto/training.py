@@ -160,6 +160,24 @@ class SpeechTrainer(Trainer):
     sampler_lengths: list[float]
     shortest_first: bool
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """transformers' own, with parameter groups of the objectives taken out of the others."""
+        optimizer = super().create_optimizer(model)
+        groups = [group for objective in self.trained.objectives for group in objective.parameter_groups()]  # type: ignore[operator]
+        apart = {id(parameter) for group in groups for parameter in group.parameters}
+        for own in optimizer.param_groups:
+            own["params"] = [parameter for parameter in own["params"] if id(parameter) not in apart]
+        for group in groups:
+            optimizer.add_param_group(
+                {
+                    "params": group.parameters,
+                    "lr": group.learning_rate,
+                    "maximize": group.maximize,
+                    "weight_decay": 0.0,
+                }
+            )
+        return optimizer
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.sampler_lengths:
             return super()._get_train_sampler(train_dataset)

@@ -3,6 +3,8 @@
 from sotto.methods.adaptive_pruning import AdaptivePruning, apply_adaptive_pruning
 from sotto.methods.fine_tuning import FineTuning
 from sotto.methods.hold_zeros import HoldZeros
+from sotto.methods.l0_pruning import L0Pruning
+from sotto.methods.layerwise_distillation import LayerwiseDistillation
 from sotto.methods.low_rank import apply_low_rank
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.magnitude import MagnitudePruning, StructuredMagnitude
@@ -13,6 +15,8 @@ __all__ = [
     "AdaptivePruning",
     "FineTuning",
     "HoldZeros",
+    "L0Pruning",
+    "LayerwiseDistillation",
     "LowRank",
     "MagnitudePruning",
     "SparseGroupLasso",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,8 @@ from sotto.configuration import to_plain
 from sotto.errors import SottoError
 from sotto.examples import ClipExamples
 from sotto.methods.method import StepContext, methods
-from sotto.objectives import Setting, objectives
+from sotto.methods.pseudo_transcripts import transcribed
+from sotto.objectives import Objective, Setting, objectives
 from sotto.text import get_normalizer
 from sotto.training import Training, kept_wer, train
 
@@ -27,6 +29,8 @@ class FineTuning:
     augmentation: Augmentation = field(default_factory=Augmentation)
     transcripts: str = "none"
     """name of the normaliser that the transcripts go through before they are learnt"""
+    transcripts_from: str | None = None
+    """a checkpoint whose transcripts of the clips are learnt, which then need none of their own"""
 
     needs: ClassVar[tuple[str, ...]] = ("train", "validation")
 
@@ -51,14 +55,25 @@ def apply_fine_tuning(recognizer: Recognizer, config: FineTuning, context: StepC
     return [f"trained for {config.training.steps} steps; validation WER {wer:.2%}"]
 
 
-def fine_tune(recognizer: Recognizer, config: FineTuning, context: StepContext, folder: Path) -> float:
+def fine_tune(
+    recognizer: Recognizer,
+    config: FineTuning,
+    context: StepContext,
+    folder: Path,
+    more_objectives: Sequence[Objective] = (),
+) -> float:
     """Validation WER of the weights that are kept. Checkpoints go to `folder`; a second call goes on from the last.
 
     Raises SottoError without training or validation clips, or without the recipe's language.
     """
     if context.train is None or context.validation is None or context.language is None:
         raise SottoError("fine-tuning needs data.train, data.validation and language")
-    context.train.require_transcripts()
+    if config.transcripts_from is None:
+        source = context.train
+        source.require_transcripts()
+    else:
+        teacher = context.open(config.transcripts_from)
+        source = transcribed(context.train, teacher, context.language, folder / "transcripts.json")
     family = recognizer.family
     seconds, seed = family.longest_seconds, config.training.seed
     written = get_normalizer(config.transcripts)
@@ -66,12 +81,12 @@ def fine_tune(recognizer: Recognizer, config: FineTuning, context: StepContext, 
     log = train(
         family,
         config.training,
-        training_data=ClipExamples(context.train, config.augmentation, seconds, seed, written),
+        training_data=ClipExamples(source, config.augmentation, seconds, seed, written),
         validation_data=ClipExamples(context.validation, Augmentation(), seconds, seed),
         language=context.language,
         normalizer=context.normalizer,
         folder=folder,
-        objectives=[objectives.handler(term)(term, setting) for term in config.objectives],
+        objectives=[*(objectives.handler(term)(term, setting) for term in config.objectives), *more_objectives],
         device=recognizer.model.device.type,
     )
     return kept_wer(log, config.training.keep)

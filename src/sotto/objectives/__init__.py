@@ -2,7 +2,7 @@
 
 from sotto.objectives.ctc import CtcObjective, EncoderCtc
 from sotto.objectives.frame_distillation import FrameDistillation, FrameDistillationObjective
-from sotto.objectives.objective import Objective, Setting, objectives
+from sotto.objectives.objective import Objective, ParameterGroup, Setting, objectives
 
 __all__ = [
     "CtcObjective",
@@ -10,6 +10,7 @@ __all__ = [
     "FrameDistillation",
     "FrameDistillationObjective",
     "Objective",
+    "ParameterGroup",
     "Setting",
     "objectives",
 ]

@@ -16,6 +16,16 @@ from sotto.families import Family
 from sotto.registry import Registry
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters of an objective that are trained at a rate of their own, without decay."""
+
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    """at its height; it rises and falls with that of the model"""
+    maximize: bool = False
+
+
 class Objective(nn.Module):
     """A term of the loss: `forward(model, batch, outputs, tokens) -> scalar`.
 
@@ -34,6 +44,10 @@ class Objective(nn.Module):
     def attached(self, model: nn.Module) -> AbstractContextManager[None]:
         """What is in place while `model` is trained, such as hooks."""
         return nullcontext()
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Those of its parameters that are not trained like the model's."""
+        return []
 
     def after_step(self, model: nn.Module, step: int, learning_rate: float) -> None:
         """Called after optimiser step number `step` (from 1), which was taken at `learning_rate`."""

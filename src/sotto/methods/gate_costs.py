@@ -1,0 +1,168 @@
+"""What a model costs by which of its modules and units are there: parameters, FLOPs, or measured time."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from sotto.architectures import Attention, Convolution
+from sotto.checkpoint import Recognizer
+from sotto.families import evaluating
+from sotto.methods.gated_modules import GatedModule
+from sotto.metrics.cost import count_parameters, flops_by_module
+from sotto.surgery import get_linear, layer_path
+
+Constraint = Literal["parameters", "flops", "latency"]
+SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a module's units, at which it is timed
+REPEATS = 7
+TOKENS = 32  # that Whisper's decoder sees beside a window
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """The cost of a module that is there, by how many units it has: straight lines between `widths` (ascending)."""
+
+    widths: tuple[float, ...]
+    costs: tuple[float, ...]
+
+    def at(self, width: torch.Tensor) -> torch.Tensor:
+        """Differentiable in `width`; the first and the last line go on beyond the ends, but not below zero."""
+        line = min(max(int(np.searchsorted(self.widths, float(width), side="right")), 1), len(self.widths) - 1)
+        low, high = self.widths[line - 1], self.widths[line]
+        slope = (self.costs[line] - self.costs[line - 1]) / (high - low)
+        return (self.costs[line - 1] + slope * (width - low)).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class GateCosts:
+    """`modules`: one for every gated module; `rest`: what everything else costs."""
+
+    modules: tuple[ModuleCost, ...]
+    rest: float
+    whole: float
+
+    def share(self, expected: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """What is left of the whole, for every module how likely it is to be there and how many units it then has."""
+        pairs = zip(self.modules, expected, strict=True)
+        return (torch.stack([there * cost.at(units) for cost, (there, units) in pairs]).sum() + self.rest) / self.whole
+
+
+def gate_costs(recognizer: Recognizer, gated: Sequence[GatedModule], constraint: Constraint) -> GateCosts:
+    """FLOPs and time are those of one pass over a window of audio, for Whisper with 32 tokens at once beside it."""
+    if constraint == "parameters":
+        modules = [parameter_cost(recognizer.model, each) for each in gated]
+        whole = float(count_parameters(recognizer.model).total)
+    elif constraint == "flops":
+        modules, whole = flops_costs(recognizer, gated)
+    else:
+        modules, whole = latency_costs(recognizer, gated)
+    full = sum(float(cost.at(torch.tensor(float(each.units)))) for cost, each in zip(modules, gated, strict=True))
+    return GateCosts(tuple(modules), whole - full, whole)
+
+
+def parameter_cost(model: Any, gated: GatedModule) -> ModuleCost:
+    parts = [model.get_submodule(path) for path in gated.parts]
+    whole = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    return ModuleCost((0.0, gated.units), (whole - gated.units * unit_parameters(model, gated), whole))
+
+
+def unit_parameters(model: Any, gated: GatedModule) -> int:
+    """Parameters that go with one unit."""
+    module, stack, layer = gated.module, gated.stack, gated.layer
+    outward = gated.channels * model.get_submodule(gated.outward).weight.shape[0]
+    if isinstance(module, Convolution):
+        inner = [model.get_submodule(layer_path(stack, layer, f"{module.name}.{part}")) for part in module.parts[:3]]
+        return outward + sum(parameter.numel() for part in inner for parameter in part.parameters()) // gated.units
+    inward = module.inward if isinstance(module, Attention) else (module.up,)
+    linears = [get_linear(model, stack, layer, name) for name in inward]
+    rows = sum(linear.in_features + (linear.bias is not None) for linear in linears)
+    biases = len(module.head_biases) if isinstance(module, Attention) else 0
+    return outward + gated.channels * (rows + biases)
+
+
+def flops_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple[list[ModuleCost], float]:
+    """Every product of a module has its units on one side, so that its FLOPs are proportional to them."""
+    counts = flops_by_module(recognizer.model, recognizer.family.window_frames, tokens_of(recognizer.model))
+    costs = [sum(counts[path] for path in each.parts) for each in gated]
+    return [ModuleCost((0.0, each.units), (0.0, cost)) for each, cost in zip(gated, costs, strict=True)], counts[""]
+
+
+def tokens_of(model: Any) -> int:
+    return min(TOKENS, int(getattr(model.config, "max_target_positions", TOKENS)))
+
+
+def latency_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple[list[ModuleCost], float]:
+    """Medians over repeated runs of models whose modules all have some share of their units.
+
+    Modules of one kind have one table, since their shapes are the same in every layer.
+    """
+    tables: dict[tuple[str, str, int], dict[int, float]] = {}
+    whole = 0.0
+    for share in SHARES:
+        times, whole = timed(recognizer, gated, share)
+        for kind in {kind_of(each) for each in gated}:
+            own = [found for each, found in zip(gated, times, strict=True) if kind_of(each) == kind]
+            tables.setdefault(kind, {})[units_at(share, kind[2])] = statistics.median(own)
+    tables = {kind: table if len(table) > 1 else {0: 0.0, **table} for kind, table in tables.items()}
+    return [ModuleCost(tuple(tables[kind_of(each)]), tuple(tables[kind_of(each)].values())) for each in gated], whole
+
+
+def kind_of(gated: GatedModule) -> tuple[str, str, int]:
+    return gated.stack.name, gated.module.name, gated.units
+
+
+def units_at(share: float, units: int) -> int:
+    return max(1, round(share * units))
+
+
+@torch.no_grad()
+def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) -> tuple[list[float], float]:
+    """Median seconds of every module, and of the whole run over a window, where modules have that share of units."""
+    model = copy.deepcopy(recognizer.model)
+    for each in gated:
+        if each.has_units:
+            each.keep(model, range(units_at(share, each.units)))
+    clocks = [Clock(model, each.parts[0], each.parts[-1]) for each in gated]
+    silence = np.zeros(round(recognizer.window_seconds * recognizer.sampling_rate), dtype=np.float32)
+    inputs = recognizer.family.inputs([silence])
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.zeros(1, tokens_of(model), dtype=torch.long, device=model.device)
+    totals = []
+    with evaluating(model):
+        for _ in range(REPEATS + 1):
+            start = time.perf_counter()
+            model(**inputs)
+            synchronize(model)
+            totals.append(time.perf_counter() - start)
+    return [statistics.median(clock.seconds[1:]) for clock in clocks], statistics.median(totals[1:])
+
+
+class Clock:
+    """Takes the time from before one part of a model to after another, in every run."""
+
+    def __init__(self, model: nn.Module, first: str, last: str) -> None:
+        self.seconds: list[float] = []
+        self.model = model
+        model.get_submodule(first).register_forward_pre_hook(self.start)
+        model.get_submodule(last).register_forward_hook(self.stop)
+
+    def start(self, *_: Any) -> None:
+        synchronize(self.model)
+        self.started = time.perf_counter()
+
+    def stop(self, *_: Any) -> None:
+        synchronize(self.model)
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def synchronize(model: nn.Module) -> None:
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()

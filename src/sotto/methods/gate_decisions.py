@@ -1,0 +1,85 @@
+"""What stays of a model whose gates are learnt: decided, folded into the weights, and taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from sotto.methods.gate_costs import GateCosts
+from sotto.methods.gated_modules import GatedModule, of_inputs
+from sotto.methods.gates import Gates
+
+HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The values of a module's gate and of those of its units (units,); zero is closed."""
+
+    module: float
+    units: torch.Tensor
+
+    @property
+    def kept(self) -> list[int]:
+        return self.units.nonzero().flatten().tolist() if self.module else []
+
+
+@torch.no_grad()
+def decide(gates: Gates, costs: GateCosts, target: float) -> list[Decision]:
+    """Soft values for gates that stay open, so that what is left costs `target` of the whole or just less.
+
+    Decisions cost a little more or less than was expected of them, and training may have ended off its target. So all
+    locations are moved by one number up to where they cross the target. Modules then stand as just before or just after
+    it, and the locations of units are moved on alone, or back.
+    """
+
+    def decided(modules: float, units: float) -> list[Decision]:
+        return [decision(gates, index, modules, units) for index in range(len(gates.gated))]
+
+    def fits(modules: float, units: float) -> bool:
+        return share_of(decided(modules, units), costs) <= target
+
+    most = 4 * gates.distribution.most
+    before, after = around(lambda shift: fits(shift, shift), -most, most)
+    found = [decided(modules, around(partial(fits, modules), -most, most)[0]) for modules in (before, after)]
+    return max(found, key=lambda decisions: (share_of(decisions, costs) <= target, share_of(decisions, costs)))
+
+
+def around(is_within: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
+    """Where a bound is crossed, by halving, given that smaller numbers are within: just before it and just after."""
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_within(middle) else (low, middle)
+    return low, high
+
+
+def decision(gates: Gates, index: int, modules: float, units: float) -> Decision:
+    """With the locations of modules and of units moved by so much."""
+    of_module, of_units = gates.module(index), gates.units(index)
+    distribution = gates.distribution
+    module = 1.0 if of_module is None else float(distribution.gates(of_module + modules))
+    if of_units is None:
+        return Decision(module, torch.ones(gates.gated[index].units))
+    return Decision(module, distribution.gates(of_units + units).cpu())
+
+
+def share_of(decisions: Sequence[Decision], costs: GateCosts) -> float:
+    kept = [torch.tensor(float(len(decision.kept))) for decision in decisions]
+    return float(costs.share([((count > 0).float(), count) for count in kept]))
+
+
+@torch.no_grad()
+def carry_out(model: Any, gated: Sequence[GatedModule], decisions: Sequence[Decision]) -> None:
+    """Fold the values of open gates into the last parts of their modules, and take out what is closed."""
+    for each, decision in zip(gated, decisions, strict=True):
+        outward = model.get_submodule(each.outward)
+        values = of_inputs(decision.units, each).to(outward.weight) * decision.module
+        outward.weight *= values.view(1, -1, *[1] * (outward.weight.ndim - 2))
+        if outward.bias is not None:
+            outward.bias *= decision.module
+    for each, decision in zip(gated, decisions, strict=True):
+        each.keep(model, decision.kept)

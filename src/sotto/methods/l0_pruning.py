@@ -1,0 +1,149 @@
+"""L0 structured pruning with layerwise distillation, after Jiang et al. (2023, arXiv:2305.19549).
+
+Known of the paper is that masks on the modules of a Conformer are learnt by L0 regularisation while the unpruned model
+teaches the pruned one layer by layer. Which masks, the constraint and all constants are those of CoFi (Xia et al.,
+2022) and DPHuBERT (Peng et al., 2023), which its authors' other work of that time follows; so this is a reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sotto.checkpoint import Recognizer
+from sotto.errors import SottoError
+from sotto.examples import IGNORED, Batch
+from sotto.methods.fine_tuning import FineTuning, fine_tune
+from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
+from sotto.methods.gate_decisions import carry_out, decide, share_of
+from sotto.methods.gated_modules import KINDS, Kind, gated_modules
+from sotto.methods.gates import Gates
+from sotto.methods.groups import stacks_named
+from sotto.methods.hard_concrete import HardConcrete
+from sotto.methods.method import StepContext, methods
+from sotto.objectives import Objective, ParameterGroup
+
+
+@dataclass(frozen=True)
+class L0Pruning(FineTuning):
+    """Trains gates beside the weights until what they leave costs `target` of the model, then removes the rest.
+
+    `objectives` is where layerwise distillation goes; a step of fine-tuning after this one lets the model recover.
+    """
+
+    target: float = 0.5
+    """share of the whole model's cost that is left"""
+    constraint: Constraint = "parameters"
+    """what the cost is: parameters, FLOPs, or time measured on this machine"""
+    gates: tuple[Kind, ...] = KINDS
+    stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+    open_share: float = 0.9
+    """how likely a neuron or channel is to be heard at first; modules and heads are open"""
+    gate_rate: float = 0.02
+    """learning rate of gates and multipliers at its height"""
+    target_warmup: float = 0.1
+    """share of the steps over which the target falls from all to `target`"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("target", "open_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise SottoError(f"{name} must be between 0 and 1, found {getattr(self, name)}")
+        if self.gate_rate <= 0:
+            raise SottoError(f"gate_rate must be positive, found {self.gate_rate}")
+        if not 0 <= self.target_warmup <= 1:
+            raise SottoError(f"target_warmup must be between 0 and 1, found {self.target_warmup}")
+        if self.training.keep != "last":
+            raise SottoError(
+                "l0_pruning ends with the last weights, those that the gates are meant for; set keep: last"
+            )
+        if not self.gates or not self.stacks:
+            raise SottoError("gates and stacks must name at least one each")
+
+
+class L0Objective(Objective):
+    """The Lagrangian of a bound on the expected cost: a (s - t) + b (s - t)^2, with a and b ascending (CoFi, eq. 4).
+
+    s is the share of the cost that is expected to be left, t the target at this step.
+    """
+
+    name = "l0"
+    steps: torch.Tensor
+
+    def __init__(self, gates: Gates, costs: GateCosts, config: L0Pruning) -> None:
+        super().__init__()
+        self.gates = gates
+        self.multipliers = nn.Parameter(torch.zeros(2))
+        self.costs = costs
+        self.config = config
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        with self.gates.attached(model):
+            yield
+
+    def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+        excess = self.share() - self.target()
+        share = (batch["labels"] != IGNORED).sum() / tokens
+        return share * (self.multipliers[0] * excess + self.multipliers[1] * excess**2)
+
+    def share(self) -> torch.Tensor:
+        """What is expected to be left of the cost."""
+        return self.costs.share(self.gates.expected())
+
+    def target(self) -> float:
+        """It falls evenly while it warms up."""
+        warmup = self.config.target_warmup * self.config.training.steps
+        done = 1.0 if warmup == 0 else min(1.0, int(self.steps) / warmup)
+        return 1.0 + (self.config.target - 1.0) * done
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        rate = self.config.gate_rate
+        return [
+            ParameterGroup(list(self.gates.parameters()), rate),
+            ParameterGroup([self.multipliers], rate, maximize=True),
+        ]
+
+    def after_step(self, model: nn.Module, step: int, learning_rate: float) -> None:
+        self.gates.clamp()
+        self.steps.fill_(step)
+
+    @torch.no_grad()
+    def logged(self, model: nn.Module) -> dict[str, float]:
+        a, b = self.multipliers.tolist()
+        return {"l0_share": self.share().item(), "l0_target": self.target(), "l0_linear": a, "l0_square": b}
+
+
+@methods.register("l0_pruning", L0Pruning)
+def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepContext) -> list[str]:
+    """Prune `recognizer` in place. Raises SottoError where the target is below what has no gates."""
+    stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
+    gated = list(gated_modules(recognizer.model, stacks, config.gates))
+    costs = gate_costs(recognizer, gated, config.constraint)
+    if costs.rest / costs.whole >= config.target:
+        raise SottoError(
+            f"l0_pruning: what has no gates is {costs.rest / costs.whole:.0%} of the model's {config.constraint}; "
+            f"a target of {config.target:g} cannot be reached"
+        )
+    gates = Gates(gated, HardConcrete(), config.open_share, "modules" in config.gates)
+    gates.to(recognizer.model.device)
+    wer = fine_tune(recognizer, config, context, context.folder, [L0Objective(gates, costs, config)])
+    decisions = decide(gates, costs, config.target)
+    carry_out(recognizer.model, gated, decisions)
+    left = share_of(decisions, costs)
+    absent = [
+        f"{each.stack.name} {each.layer} {each.module.name}"
+        for each, decision in zip(gated, decisions, strict=True)
+        if not decision.kept
+    ]
+    return [
+        f"gates trained for {config.training.steps} steps; validation WER with them {wer:.2%}",
+        f"{left:.1%} of the {config.constraint} are left; the target was {config.target:.1%}",
+        f"modules taken out: {', '.join(absent) or 'none'}",
+    ]

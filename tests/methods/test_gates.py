@@ -1,0 +1,200 @@
+"""Gates on modules and units: what they cost, what is decided, and that removal computes what the gated model did."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from recognizers import ARCHITECTURES, recognizer, scores
+from sotto.checkpoint import Recognizer
+from sotto.errors import SottoError
+from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
+from sotto.methods.gate_decisions import carry_out, decide, share_of
+from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
+from sotto.methods.gates import Gates
+from sotto.methods.hard_concrete import HardConcrete
+from sotto.metrics.cost import count_parameters, flops_by_module
+from sotto.surgery import drop_module, factor, structure_of
+
+STACKS = ("encoder", "decoder")
+
+
+def modules_of(found: Recognizer, kinds: Any = KINDS) -> list[GatedModule]:
+    return list(gated_modules(found.model, STACKS, kinds))
+
+
+def random_gates(found: Recognizer, seed: int = 0, kinds: Any = KINDS) -> Gates:
+    gates = Gates(modules_of(found, kinds), HardConcrete(), 0.9, "modules" in kinds)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for location in gates.parameters():
+            location.normal_(1.0, 2.0, generator=generator)
+    gates.clamp()
+    return gates
+
+
+@pytest.mark.parametrize("constraint", ["parameters", "flops"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_left_computes_and_costs_what_was_decided(architecture: str, constraint: Any) -> None:
+    found = recognizer(architecture)
+    with torch.no_grad():  # biases that are not zero, which a module's gate has to scale too
+        for name, parameter in found.model.named_parameters():
+            if name.endswith("bias") and ".layers." in name and "norm" not in name:
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    gates = random_gates(found)
+    costs = gate_costs(found, gates.gated, constraint)
+    before = cost_of(found, constraint)
+    decisions = decide(gates, costs, 0.75)
+    assert 0.75 - dearest_unit(gates, costs) <= share_of(decisions, costs) <= 0.75
+    with torch.no_grad():  # gates that say just what was decided
+        for index, decision in enumerate(decisions):
+            set_gates(gates, index, decision)
+    with gates.attached(found.model):
+        gated = scores(found)
+    assert (gated - scores(found)).abs().max() > 1e-2
+
+    carry_out(found.model, gates.gated, decisions)
+
+    torch.testing.assert_close(scores(found), gated, atol=1e-5, rtol=1e-5)
+    assert cost_of(found, constraint) / before == pytest.approx(share_of(decisions, costs), rel=1e-6)
+    for gated_module, decision in zip(gates.gated, decisions, strict=True):
+        layer = structure_of(found.model).layer(gated_module.stack.name, gated_module.layer)
+        assert (gated_module.module.name in layer.absent) == (not decision.kept)
+
+
+def dearest_unit(gates: Gates, costs: GateCosts) -> float:
+    """The largest share of the whole that a unit costs."""
+    pairs = zip(costs.modules, gates.gated, strict=True)
+    return max(cost.costs[-1] / each.units for cost, each in pairs if each.has_units) / costs.whole
+
+
+def set_gates(gates: Gates, index: int, decision: Any) -> None:
+    """Have `gates` take the values of a decision, whatever their locations."""
+    known = gates.__dict__.setdefault("decided", {})
+    of_module = torch.tensor([decision.module])
+    for location, value in ((gates.module(index), of_module), (gates.units(index), decision.units)):
+        if location is not None:
+            known[location.data_ptr()] = value
+    gates.values = lambda location, is_training: known[location.data_ptr()]  # type: ignore[method-assign]
+
+
+def cost_of(found: Recognizer, constraint: str) -> float:
+    if constraint == "parameters":
+        return count_parameters(found.model).total
+    return flops_by_module(found.model, found.family.window_frames, 8)[""]
+
+
+def test_rotary_attention_has_a_gate_and_its_heads_have_none() -> None:
+    gated = modules_of(recognizer("wav2vec2_conformer_rotary"))
+    assert [each.has_units for each in gated[:4]] == [True, False, True, True]
+
+
+def test_gates_do_not_go_on_factored_linears() -> None:
+    found = recognizer("parakeet")
+    (stack,) = found.architecture.stacks
+    down = stack.feed_forwards[0].down
+    old: Any = found.model.get_submodule(f"{stack.layers}.0.{down}")
+    first, second = torch.randn(2, old.in_features), torch.randn(old.out_features, 2)
+    factor(found.model, stack, 0, down, first, second, torch.zeros(old.out_features))
+    with pytest.raises(SottoError, match=r"layers.0.feed_forward1.linear2: gates come before low rank"):
+        modules_of(found)
+
+
+def test_an_absent_module_gets_no_gate() -> None:
+    found = recognizer("parakeet")
+    (stack,) = found.architecture.stacks
+    count = len(modules_of(found))
+    drop_module(found.model, stack, 0, stack.convolutions[0])
+    assert len(modules_of(found)) == count - 1
+
+
+def test_gates_are_drawn_in_training_and_fixed_otherwise_and_gone_afterwards() -> None:
+    found = recognizer("parakeet")
+    before = scores(found)
+    gates = random_gates(found)
+    with gates.attached(found.model):
+        torch.testing.assert_close(scores(found), scores(found), atol=0, rtol=0)
+        fixed = scores(found)
+        for module in found.model.modules():  # the gates look at the part that they are on
+            if type(module) in (torch.nn.Linear, torch.nn.Conv1d):
+                module.training = True
+        assert (scores(found) - scores(found)).abs().max() > 1e-3
+    found.model.eval()
+    assert (fixed - before).abs().max() > 1e-3
+    torch.testing.assert_close(scores(found), before, atol=0, rtol=0)
+
+
+def test_gradients_reach_every_location() -> None:
+    found = recognizer("parakeet")
+    gates = Gates(modules_of(found), HardConcrete(), 0.9, True)
+    with torch.no_grad():
+        for location in gates.parameters():
+            location.fill_(0.3)
+    costs = gate_costs(found, gates.gated, "parameters")
+    share = costs.share(gates.expected())
+    share.backward()
+    assert all((location.grad > 0).all() for location in gates.parameters())  # the likelier, the dearer
+    assert 0 < share.item() < 1
+
+
+def test_what_is_open_costs_the_whole() -> None:
+    found = recognizer("whisper")
+    gates = Gates(modules_of(found), HardConcrete(), 0.9, True)
+    costs = gate_costs(found, gates.gated, "parameters")
+    full = [(torch.ones(()), torch.tensor(float(each.units))) for each in gates.gated]
+    assert costs.share(full).item() == pytest.approx(1.0)
+    empty = [(torch.zeros(()), torch.tensor(float(each.units))) for each in gates.gated]
+    for each in gates.gated:
+        each.keep(found.model, [])
+    assert costs.share(empty).item() * costs.whole == pytest.approx(count_parameters(found.model).total)
+
+
+def test_costs_lie_on_lines_between_the_widths_by_hand() -> None:
+    cost = ModuleCost((1.0, 2.0, 4.0), (3.0, 4.0, 10.0))
+    for width, expected in [(1.0, 3.0), (1.5, 3.5), (2.0, 4.0), (3.0, 7.0), (4.0, 10.0), (5.0, 13.0), (0.0, 2.0)]:
+        assert cost.at(torch.tensor(width)).item() == pytest.approx(expected)
+    assert ModuleCost((0.0, 1.0), (-1.0, 1.0)).at(torch.tensor(0.0)).item() == 0.0
+    width = torch.tensor(3.0, requires_grad=True)
+    cost.at(width).backward()
+    assert width.grad is not None
+    assert width.grad.item() == 3.0
+
+
+def test_the_share_is_that_of_the_expected_cost_by_hand() -> None:
+    costs = GateCosts((ModuleCost((0.0, 4.0), (2.0, 10.0)), ModuleCost((0.0, 2.0), (0.0, 6.0))), rest=4.0, whole=20.0)
+    expected = [(torch.tensor(0.5), torch.tensor(2.0)), (torch.tensor(1.0), torch.tensor(1.0))]
+    assert costs.share(expected).item() == pytest.approx((0.5 * 6 + 3 + 4) / 20)
+
+
+def test_latency_is_measured_at_some_widths() -> None:
+    found = recognizer("parakeet")
+    gated = modules_of(found)
+    costs = gate_costs(found, gated, "latency")
+    assert costs.whole > 0
+    assert all(cost.widths[-1] == each.units for cost, each in zip(costs.modules, gated, strict=True))
+    assert all(value > 0 for cost in costs.modules for value in cost.costs)
+    assert costs.modules[0] == costs.modules[4]  # the same network of another layer
+    one = modules_of(recognizer("wav2vec2_conformer_rotary"))
+    assert gate_costs(recognizer("wav2vec2_conformer_rotary"), one, "latency").whole > 0
+
+
+@pytest.mark.parametrize("kinds", [KINDS, ("modules",), ("neurons",), ("heads", "channels")])
+def test_the_target_is_met_as_nearly_as_the_units_allow(kinds: Any) -> None:
+    found = recognizer("parakeet")
+    gates = random_gates(found, 3, kinds)
+    costs = gate_costs(found, gates.gated, "parameters")
+    least = share_of(decide(gates, costs, 1e-9), costs)
+    most = share_of(decide(gates, costs, 1.0), costs)
+    target = least + 0.6 * (most - least)
+    left = share_of(decide(gates, costs, target), costs)
+    dearest = max(cost.costs[-1] for cost in costs.modules) / costs.whole
+    coarse = dearest if kinds == ("modules",) else dearest_unit(gates, costs)
+    assert target - coarse <= left <= target
+
+
+def test_heads_and_modules_are_open_at_first() -> None:
+    gates = Gates(modules_of(recognizer("parakeet")), HardConcrete(), 0.9, True)
+    for gated, (there, units) in zip(gates.gated, gates.expected(), strict=True):
+        assert there.item() > 0.99
+        expected = 1.0 if gated.channels > 1 else 0.9
+        assert units.item() / gated.units == pytest.approx(expected, abs=0.01)

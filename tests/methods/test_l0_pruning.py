@@ -1,0 +1,166 @@
+"""L0 pruning: the Lagrangian by hand, its own rates, and a run from training to a pruned checkpoint."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from recognizers import recognizer
+from sotto import compress
+from sotto.checkpoint import load
+from sotto.data import DataConfig
+from sotto.errors import SottoError
+from sotto.methods import FineTuning, L0Pruning, LayerwiseDistillation
+from sotto.methods.gate_costs import gate_costs
+from sotto.methods.gated_modules import gated_modules
+from sotto.methods.gates import Gates
+from sotto.methods.hard_concrete import HardConcrete
+from sotto.methods.l0_pruning import L0Objective
+from sotto.metrics.cost import count_parameters
+from sotto.training import Training
+from tones import PITCHES, write_folder
+
+
+def training(steps: int, **changes: Any) -> Training:
+    values = {"batch_size": 2, "evaluate_every": steps, "log_every": 1, "workers": 0, "keep": "last"}
+    return Training(steps=steps, **(values | changes))
+
+
+def objective(config: L0Pruning) -> L0Objective:
+    found = recognizer("parakeet")
+    gated = list(gated_modules(found.model, ("encoder",), config.gates))
+    gates = Gates(gated, HardConcrete(), config.open_share, True)
+    return L0Objective(gates, gate_costs(found, gated, "parameters"), config)
+
+
+def test_the_lagrangian_by_hand() -> None:
+    built = objective(L0Pruning(training(100), target=0.6, target_warmup=0.5))
+    batch = {"labels": torch.tensor([[1, 2, -100]])}
+    with torch.no_grad():
+        built.multipliers.copy_(torch.tensor([3.0, 7.0]))
+    for step, target in [(0, 1.0), (25, 0.8), (50, 0.6), (100, 0.6)]:
+        built.steps.fill_(step)
+        assert built.target() == pytest.approx(target)
+        excess = built.share().item() - target
+        found = built(nn.Identity(), batch, SimpleNamespace(), torch.tensor(8)).item()
+        assert found == pytest.approx(2 / 8 * (3 * excess + 7 * excess**2), rel=1e-5)
+    built.steps.fill_(100)
+    built(nn.Identity(), batch, SimpleNamespace(), torch.tensor(2)).backward()
+    excess = built.share().item() - 0.6
+    assert built.multipliers.grad is not None
+    torch.testing.assert_close(built.multipliers.grad, torch.tensor([excess, excess**2]))
+
+
+def test_multipliers_ascend_and_gates_have_a_rate_of_their_own() -> None:
+    built = objective(L0Pruning(training(10), gate_rate=0.05))
+    gates, multipliers = built.parameter_groups()
+    assert (gates.learning_rate, gates.maximize) == (0.05, False)
+    assert (multipliers.learning_rate, multipliers.maximize) == (0.05, True)
+    assert len(gates.parameters) + 1 == len(list(built.parameters()))
+    with torch.no_grad():
+        built.gates.of_units[0].fill_(50.0)
+    built.after_step(nn.Identity(), 7, 0.1)
+    assert built.gates.of_units[0].max().item() == pytest.approx(np.log(100))
+    assert built.state_dict()["steps"] == 7
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_folder(folder / "train", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(folder / "validation", list(PITCHES)[:2], [0.55, 0.65])
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["whisper", "parakeet"])
+def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: Path, tmp_path: Path) -> None:
+    found = recognizer(architecture)
+    dense = found.save(tmp_path / "dense")
+    distillation = LayerwiseDistillation()
+    step = L0Pruning(training(30), (distillation,), target=0.7, gate_rate=0.3, target_warmup=0.3)
+    healing = FineTuning(training(2), (LayerwiseDistillation(str(dense)),), transcripts_from=str(dense))
+    data = {"train": DataConfig(str(clips / "train")), "validation": DataConfig(str(clips / "validation"))}
+    if architecture == "whisper":  # an untrained one writes nothing that could be learnt
+        healing = FineTuning(training(2), (LayerwiseDistillation(str(dense)),))
+    else:
+        pytest.importorskip("torch")
+    pruned = compress(found, step, language="en", **data)
+    left = count_parameters(pruned.model).total / count_parameters(found.model).total
+    assert 0.6 <= left <= 0.7
+    loaded = load(pruned.save(tmp_path / "pruned"))
+    assert loaded.structure == pruned.structure
+    healed = compress(loaded, healing, language="en", **data)
+    assert count_parameters(healed.model).total == count_parameters(pruned.model).total
+
+
+def test_training_moves_gates_and_multipliers_as_far_as_their_rate_says(clips: Path, tmp_path: Path) -> None:
+    from sotto.data import open_data
+    from sotto.methods.fine_tuning import fine_tune
+    from sotto.methods.method import StepContext
+
+    found = recognizer("parakeet")
+    config = L0Pruning(
+        training(1, schedule="constant", learning_rate=1e-6), target=0.5, target_warmup=0.0, gate_rate=0.1
+    )
+    gated = list(gated_modules(found.model, ("encoder",), config.gates))
+    gates = Gates(gated, HardConcrete(), 0.9, True)
+    built = L0Objective(gates, gate_costs(found, gated, "parameters"), config)
+    before = gates.of_units[0].clone()
+    context = StepContext(
+        tmp_path,
+        train=open_data(DataConfig(str(clips / "train")), sampling_rate=16_000),
+        validation=open_data(DataConfig(str(clips / "validation")), sampling_rate=16_000),
+        language="en",
+    )
+    fine_tune(found, config, context, tmp_path / "work", [built])
+    torch.testing.assert_close(built.multipliers.detach(), torch.tensor([0.1, 0.1]), rtol=1e-3, atol=0)  # upwards
+    assert (gates.of_units[0] - before).abs().max().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
+    step = L0Pruning(training(2), target=0.02)
+    data = {"train": DataConfig(str(clips / "train")), "validation": DataConfig(str(clips / "validation"))}
+    with pytest.raises(
+        SottoError, match=r"what has no gates is \d+% of the model's parameters; a target of 0.02 cannot"
+    ):
+        compress(recognizer("parakeet"), step, language="en", **data)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"target": 1.0}, "target must be between 0 and 1, found 1.0"),
+        ({"open_share": 0.0}, "open_share must be between 0 and 1, found 0.0"),
+        ({"gate_rate": 0.0}, "gate_rate must be positive, found 0.0"),
+        ({"target_warmup": 1.5}, "target_warmup must be between 0 and 1, found 1.5"),
+        ({"gates": ()}, "gates and stacks must name at least one each"),
+    ],
+)
+def test_settings_are_checked(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SottoError, match=message):
+        L0Pruning(training(2), **values)
+    with pytest.raises(SottoError, match="set keep: last"):
+        L0Pruning(training(2, keep="best"))
+
+
+def test_a_recipe_names_it_as_other_methods() -> None:
+    from sotto.methods import methods
+
+    text = """
+    l0_pruning:
+      target: 0.5
+      constraint: latency
+      gates: [modules, neurons]
+      training: {steps: 10, keep: last}
+      objectives: [layerwise_distillation: {layers: 1.0}]
+    """
+    parsed = methods.parse(yaml.safe_load(text), "steps[0]")
+    assert (parsed.constraint, parsed.gates) == ("latency", ("modules", "neurons"))
+    assert parsed.objectives == (LayerwiseDistillation(layers=1.0),)
+    (plain,) = methods.to_plain([parsed])
+    assert methods.parse(plain, "again") == parsed

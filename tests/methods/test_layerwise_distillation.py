@@ -1,0 +1,190 @@
+"""Layerwise distillation: matching and errors by hand, what counts, and teachers that cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conformers import TEXTS, make
+from recognizers import recognizer
+from sotto.checkpoint import Recognizer
+from sotto.data import DataConfig, open_data
+from sotto.decoding import Transcription
+from sotto.errors import SottoError
+from sotto.examples import Batch, Example
+from sotto.methods import LayerwiseDistillation
+from sotto.methods.layer_matching import identical, ordered
+from sotto.methods.layerwise_distillation import LayerwiseDistillationObjective, relative_error
+from sotto.methods.pseudo_transcripts import transcribed
+from sotto.objectives import Setting, objectives
+from sotto.surgery import keep_layers, narrow_ffn
+from tones import PITCHES, square_wave, tiny_whisper, write_folder
+
+BOTH = ["whisper", "parakeet", "wav2vec2_conformer"]
+
+
+def test_layers_of_a_common_base_belong_together() -> None:
+    assert identical([0, 1, 2, 3], [0, 1, 2, 3]) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert identical([0, 1, 2, 3], [1, 3]) == [(1, 0), (3, 1)]
+    assert identical([0, 2], [1, 2]) == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([[1.0, 9.0, 9.0], [9.0, 1.0, 9.0], [9.0, 9.0, 1.0]], [(0, 0), (1, 1), (2, 2)]),
+        ([[1.0, 9.0, 9.0], [0.5, 1.0, 9.0], [9.0, 1.0, 2.0]], [(1, 0), (2, 1)]),  # nothing is left for the first
+        ([[9.0, 9.0, 1.0], [9.0, 9.0, 1.0]], [(0, 0), (1, 2)]),  # the nearest to the first is taken, and so is above
+    ],
+)
+def test_ordered_matches_by_hand(errors: list[list[float]], expected: list[tuple[int, int]]) -> None:
+    assert ordered(torch.tensor(errors)) == expected
+
+
+def test_errors_are_relative_to_the_spread_of_the_teacher_by_hand() -> None:
+    wanted = torch.tensor([[1.0, 10.0], [3.0, 10.0]])  # variance (1 + 0) / 2 around its mean
+    own = torch.tensor([[1.0, 11.0], [3.0, 9.0]])
+    assert relative_error(own, wanted).item() == pytest.approx(0.5 / 0.5)
+    assert relative_error(100 * own, 100 * wanted).item() == pytest.approx(1.0)
+
+
+def built(found: Recognizer, teacher: Recognizer | None = None, **values: Any) -> LayerwiseDistillationObjective:
+    config = LayerwiseDistillation(None if teacher is None else "teacher", **values)
+    objective = objectives.handler(config)(config, Setting(found.family, lambda _: teacher))  # type: ignore[arg-type,return-value]
+    assert isinstance(objective, LayerwiseDistillationObjective)
+    return objective
+
+
+AUDIO = [square_wave(300, 0.9), square_wave(700, 0.5)]
+
+
+def batch_for(found: Recognizer) -> Batch:
+    text = next(iter(PITCHES))
+    written = TEXTS[0] if found.architecture.name.startswith("wav2vec2") else text
+    return found.family.collator("en")([Example(samples, written, "en", None) for samples in AUDIO])
+
+
+def term(found: Recognizer, objective: LayerwiseDistillationObjective) -> torch.Tensor:
+    batch = batch_for(found)
+    with objective.attached(found.model):
+        outputs, _ = found.family.loss(batch, 0.0)
+        return objective(found.model, batch, outputs, (batch["labels"] != -100).sum())
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_a_model_has_nothing_to_learn_from_itself(architecture: str) -> None:
+    found = recognizer(architecture)
+    assert term(found, built(found)).item() == pytest.approx(0.0, abs=1e-6)
+    assert not found.model._forward_hooks
+    assert all(not module._forward_hooks for module in found.model.modules())
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("matching", ["identity", "ordered"])
+def test_gradients_reach_what_was_changed_and_not_the_teacher(architecture: str, matching: Any) -> None:
+    found = Recognizer(*tiny_whisper(start="scaled")) if architecture == "whisper" else recognizer(architecture)
+    found.model.eval()
+    objective = built(found, matching=matching)
+    stack = found.architecture.stacks[0]
+    narrow_ffn(found.model, stack, 0, stack.feed_forwards[0], range(3))
+    loss = term(found, objective)
+    loss.backward()
+    assert loss.item() > 1e-4
+    up = found.model.get_submodule(f"{stack.layers}.0.{stack.feed_forwards[0].up}")
+    assert up.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in objective.teacher.model.parameters())
+    assert list(objective.parameters()) == []
+    for part, other in [("layers", "logits"), ("logits", "layers")]:
+        alone = built(found, Recognizer(objective.teacher.model, found.processor), **{part: 0.0})
+        assert 0 < term(found, alone).item() < loss.item() * 1.001, other
+
+
+def test_what_is_padding_does_not_count() -> None:
+    found = make("wav2vec2_conformer")
+    teacher = found.copy()
+    with torch.no_grad():
+        for parameter in found.model.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    objective = built(found, teacher, layers=0.0, logits=1.0, temperature=1.0)
+    expected = 0.0
+    for samples in AUDIO:
+        inputs = found.family.inputs([samples])
+        with torch.no_grad():
+            wanted, own = (each.family.logits(inputs).log_softmax(-1) for each in (teacher, found))
+        expected += (wanted.exp() * (wanted - own)).sum().item()
+    found_term = term(found, objective).item() * int((batch_for(found)["labels"] != -100).sum())
+    assert found_term == pytest.approx(expected, rel=0.05)  # a clip beside a longer one differs at its end
+
+
+def test_a_narrower_student_learns_through_a_projection() -> None:
+    wide, narrow = (Recognizer(*tiny_whisper(d_model=width)) for width in (32, 16))
+    objective = built(narrow, wide)
+    assert {name for name, _ in objective.named_parameters()} == {
+        f"projections.{stack}.{part}" for stack in ("encoder", "decoder") for part in ("weight", "bias")
+    }
+    term(narrow, objective).backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+
+
+def test_layers_that_are_gone_are_not_matched() -> None:
+    found = Recognizer(*tiny_whisper(encoder_layers=3))
+    objective = built(found)
+    encoder = found.architecture.stack("encoder")
+    keep_layers(found.model, encoder, [0, 2])
+    assert term(found, objective).isfinite()
+    seen = {layer: torch.zeros(1) for layer in range(2)}
+    assert objective.matches(encoder, seen, {layer: torch.zeros(1) for layer in range(3)}) == [(0, 0), (2, 1)]
+    del seen[0]  # left out by the family's own layerdrop
+    assert objective.matches(encoder, seen, seen) == [(2, 1)]
+
+
+def test_teachers_that_cannot_be() -> None:
+    whisper, parakeet = recognizer("whisper"), recognizer("parakeet")
+    with pytest.raises(SottoError, match="the teacher 'teacher' is of another family than the student"):
+        built(whisper, parakeet)
+    other = Recognizer(*tiny_whisper(vocabulary=257))
+    with pytest.raises(SottoError, match="the teacher 'teacher' has another vocabulary than the student"):
+        built(whisper, other)
+    first, last = (Recognizer(*tiny_whisper(encoder_layers=2)) for _ in range(2))
+    keep_layers(first.model, first.architecture.stack("encoder"), [0])
+    keep_layers(last.model, last.architecture.stack("encoder"), [1])
+    with pytest.raises(SottoError, match="no layer of the encoder is one of 'teacher'; use matching: ordered"):
+        built(last, first)
+    assert built(last, first, matching="ordered") is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"layers": 0.0, "logits": 0.0}, "layers and logits must not be negative, and one of them positive"),
+        ({"layers": -1.0}, "layers and logits must not be negative"),
+        ({"temperature": 0.0}, "temperature must be positive, found 0.0"),
+    ],
+)
+def test_settings_are_checked(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SottoError, match=message):
+        LayerwiseDistillation(**values)
+
+
+def test_transcripts_are_written_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "clips", ["one", "two", "three"], [0.5, 0.6, 0.7])
+    source = open_data(DataConfig(str(tmp_path / "clips")), sampling_rate=16_000)
+    teacher = make("parakeet")
+    said = iter(["uno", " ", "tres"])
+    calls = []
+
+    def transcribe(self: Any, clips: Any, decoding: Any) -> Any:
+        calls.append(decoding)
+        for clip in clips:
+            yield Transcription(clip.name, next(said), clip.seconds, ())
+
+    monkeypatch.setattr(type(teacher.family), "transcribe", transcribe)
+    for _ in range(2):
+        found = transcribed(source, teacher, "en", tmp_path / "work" / "transcripts.json")
+        assert [clip.text for clip in found] == ["uno", "tres"]  # nothing was heard in the second
+    assert len(calls) == 1
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["transcripts.json"]
+    said = iter(["", "", ""])
+    with pytest.raises(SottoError, match="the teacher writes nothing of any clip; train on transcripts instead"):
+        transcribed(source, teacher, "en", tmp_path / "other.json")
