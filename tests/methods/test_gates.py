@@ -11,7 +11,7 @@ from sotto.errors import SottoError
 from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
 from sotto.methods.gate_decisions import carry_out, decide, share_of
 from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
-from sotto.methods.gates import Gates
+from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.metrics.cost import count_parameters, flops_by_module
 from sotto.surgery import drop_module, factor, structure_of
@@ -46,10 +46,9 @@ def test_what_is_left_computes_and_costs_what_was_decided(architecture: str, con
     before = cost_of(found, constraint)
     decisions = decide(gates, costs, 0.75)
     assert 0.75 - dearest_unit(gates, costs) <= share_of(decisions, costs) <= 0.75
-    with torch.no_grad():  # gates that say just what was decided
-        for index, decision in enumerate(decisions):
-            set_gates(gates, index, decision)
-    with gates.attached(found.model):
+    of_module = [torch.tensor([decision.module]) for decision in decisions]
+    of_units = [decision.units for decision in decisions]
+    with gated_by(found.model, gates.gated, lambda index, _: of_module[index], lambda index, _: of_units[index]):
         gated = scores(found)
     assert (gated - scores(found)).abs().max() > 1e-2
 
@@ -66,16 +65,6 @@ def dearest_unit(gates: Gates, costs: GateCosts) -> float:
     """The largest share of the whole that a unit costs."""
     pairs = zip(costs.modules, gates.gated, strict=True)
     return max(cost.costs[-1] / each.units for cost, each in pairs if each.has_units) / costs.whole
-
-
-def set_gates(gates: Gates, index: int, decision: Any) -> None:
-    """Have `gates` take the values of a decision, whatever their locations."""
-    known = gates.__dict__.setdefault("decided", {})
-    of_module = torch.tensor([decision.module])
-    for location, value in ((gates.module(index), of_module), (gates.units(index), decision.units)):
-        if location is not None:
-            known[location.data_ptr()] = value
-    gates.values = lambda location, is_training: known[location.data_ptr()]  # type: ignore[method-assign]
 
 
 def cost_of(found: Recognizer, constraint: str) -> float:

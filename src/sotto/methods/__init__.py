@@ -3,7 +3,9 @@
 from sotto.methods.adaptive_pruning import AdaptivePruning, apply_adaptive_pruning
 from sotto.methods.fine_tuning import FineTuning
 from sotto.methods.hold_zeros import HoldZeros
+from sotto.methods.importance import ImportancePruning
 from sotto.methods.l0_pruning import L0Pruning
+from sotto.methods.layer_dropping import LayerDropping
 from sotto.methods.layerwise_distillation import LayerwiseDistillation
 from sotto.methods.low_rank import apply_low_rank
 from sotto.methods.low_rank_config import LowRank
@@ -15,7 +17,9 @@ __all__ = [
     "AdaptivePruning",
     "FineTuning",
     "HoldZeros",
+    "ImportancePruning",
     "L0Pruning",
+    "LayerDropping",
     "LayerwiseDistillation",
     "LowRank",
     "MagnitudePruning",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
@@ -69,32 +69,41 @@ class Gates(nn.Module):
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         """While this lasts, the gates are in `model`: drawn anew for every pass in training, fixed otherwise."""
-        handles = []
-        for index, gated in enumerate(self.gated):
-            outward = model.get_submodule(gated.outward)
-            if self.units(index) is not None:
-                handles.append(outward.register_forward_pre_hook(self.gating_units(index)))
-            if self.of_modules is not None:
-                handles.append(outward.register_forward_hook(self.gating_module(index)))
-        try:
+
+        def of(locations: Callable[[int], torch.Tensor | None], index: int, is_training: bool) -> torch.Tensor | None:
+            location = locations(index)
+            return None if location is None else self.values(location, is_training)
+
+        with gated_by(model, self.gated, partial(of, self.module), partial(of, self.units)):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def gating_units(self, index: int) -> Callable[..., Any]:
-        def hook(outward: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-            location = self.units(index)
-            assert location is not None
-            gates = of_inputs(self.values(location, outward.training), self.gated[index]).to(inputs[0].dtype)
-            return inputs[0] * (gates[:, None] if isinstance(outward, nn.Conv1d) else gates)
 
-        return hook
+Values = Callable[[int, bool], torch.Tensor | None]
+"""What to multiply with, for the index of a module, and whether this is training."""
 
-    def gating_module(self, index: int) -> Callable[..., Any]:
-        def hook(outward: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-            location = self.module(index)
-            assert location is not None
-            return output * self.values(location, outward.training).to(output.dtype)
 
-        return hook
+@contextmanager
+def gated_by(model: nn.Module, gated: Sequence[GatedModule], of_module: Values, of_units: Values) -> Iterator[None]:
+    """While this lasts, what every module says is multiplied by (1,), and what its units say by (units,)."""
+
+    def before(index: int, outward: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        values = of_units(index, outward.training)
+        if values is None:
+            return inputs[0]
+        values = of_inputs(values, gated[index]).to(inputs[0].dtype)
+        return inputs[0] * (values[:, None] if isinstance(outward, nn.Conv1d) else values)
+
+    def after(index: int, outward: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        value = of_module(index, outward.training)
+        return output if value is None else output * value.to(output.dtype)
+
+    handles = []
+    for index, each in enumerate(gated):
+        outward = model.get_submodule(each.outward)
+        handles.append(outward.register_forward_pre_hook(partial(before, index)))
+        handles.append(outward.register_forward_hook(partial(after, index)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
