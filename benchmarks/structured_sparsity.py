@@ -14,23 +14,20 @@ call goes on. `--seeds` repeats the trainings at the lambda named by `--main`.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pruning_bench import Bench, check_folder, row_of
 from results_file import write_results
-from sotto.checkpoint import Recognizer, load
-from sotto.data import ClipSource, DataConfig, open_data
-from sotto.decoding import Decoding
-from sotto.measurement import evaluate, measure_cost
-from sotto.methods import AdaptivePruning, FineTuning, MagnitudePruning, SparseGroupLasso, StepContext, methods
+from sotto.checkpoint import Recognizer
+from sotto.data import DataConfig
+from sotto.methods import AdaptivePruning, MagnitudePruning, SparseGroupLasso, StepContext, methods
 from sotto.methods.removal import remove_idle
-from sotto.metrics.errors import ErrorReport, compare
+from sotto.metrics.errors import ErrorReport
 from sotto.report.formats import points, rate
-from sotto.side_by_side import Timing, visit
-from sotto.text import Normalizer, get_normalizer
+from sotto.text import get_normalizer
 from sotto.training import Training
 
 IMP_ROUNDS = 4
@@ -48,64 +45,6 @@ TRAINED_BY = (
     "attention",
     "feed_forward",
 )
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The model, its clips, and how it is trained and measured."""
-
-    model: str
-    train: DataConfig
-    validation: DataConfig
-    test: DataConfig
-    language: str
-    normalizer: Normalizer
-    training: Training
-    folder: Path
-    memory: bool
-    """whether each row has the peak memory of a process that loads and runs its model, which takes seconds a row"""
-
-    def source(self, config: DataConfig) -> ClipSource:
-        return open_data(config, sampling_rate=16_000)
-
-    def context(self, name: str) -> StepContext:
-        return StepContext(
-            folder=self.folder / name / "work",
-            train=self.source(self.train),
-            validation=self.source(self.validation),
-            language=self.language,
-            normalizer=self.normalizer,
-        )
-
-    def base(self) -> Recognizer:
-        found = load(self.model)
-        found.language = self.language
-        return found
-
-    def trained(self, name: str, step: Any) -> Recognizer:
-        """The model after a step that trains, from disk where that is done."""
-        folder = self.folder / name / "model"
-        if not folder.is_dir():
-            recognizer = self.base()
-            methods.handler(step)(recognizer, step, self.context(name))
-            recognizer.save(folder, dtype="float32", packed=False)
-        found = load(folder)
-        found.language = self.language
-        return found
-
-    def fine_tuning(self, seed: int, *terms: SparseGroupLasso) -> FineTuning:
-        """The last weights are kept, since the best by WER are those on which a penalty has worked least."""
-        return FineTuning(replace(self.training, seed=seed), objectives=terms)
-
-    def errors_of(self, recognizer: Recognizer) -> ErrorReport:
-        return self.measured(recognizer, self.test)
-
-    def validation_wer(self, recognizer: Recognizer) -> float:
-        return self.measured(recognizer, self.validation).wer
-
-    def measured(self, recognizer: Recognizer, clips: DataConfig) -> ErrorReport:
-        decoding = Decoding(language=self.language, batch_size=16)
-        return evaluate(recognizer, self.source(clips), decoding, self.normalizer)
 
 
 def lasso(weight: float, arguments: argparse.Namespace) -> SparseGroupLasso:
@@ -185,33 +124,6 @@ def searched(
     return row | {"notes": notes}
 
 
-def row_of(
-    bench: Bench, way: str, recognizer: Recognizer, dense: Recognizer, report: ErrorReport, before: ErrorReport
-) -> dict[str, Any]:
-    """Parameters that are zero or gone, parameters that are gone, FLOPs and bytes, as shares of the dense model's."""
-    saved = recognizer.save(bench.folder / "measured", dtype="float16", packed=True)
-    own = measure_cost(replace(recognizer, folder=saved), way)
-    whole = measure_cost(dense, "dense")
-    difference = compare(before, report) if recognizer is not dense else None
-    return {
-        "way": way,
-        "pruned": 1 - own.parameters.nonzero / whole.parameters.total,
-        "removed": 1 - own.parameters.total / whole.parameters.total,
-        "flops": (own.encoder_flops + own.decoder_flops) / (whole.encoder_flops + whole.decoder_flops),
-        "bytes": own.bytes_on_disk,
-        "peak_memory": visit(str(saved), Timing(repeats=1)).peak_memory if bench.memory else None,
-        "wer": report.wer,
-        "wer_interval": [report.wer_interval.low, report.wer_interval.high],
-        "cer": report.cer,
-        "against_dense": None
-        if difference is None
-        else {
-            "wer": difference.wer_difference,
-            "interval": [difference.wer_interval.low, difference.wer_interval.high],
-        },
-    }
-
-
 def line(row: dict[str, Any]) -> str:
     against = row["against_dense"]
     change = ""
@@ -221,15 +133,6 @@ def line(row: dict[str, Any]) -> str:
     settings = ", ".join(f"{key} {row[key]:g}" for key in ("lambda", "seed", "element", "share") if key in row)
     shares = " | ".join(f"{100 * row[key]:.1f} %" for key in ("pruned", "removed", "flops"))
     return f"| {row['way']} | {settings} | {shares} | {row['bytes'] / 1e6:.2f} MB | {rate(row['wer'])} | {change} |"
-
-
-def check_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Raises SystemExit where `folder` holds models that were trained in another way."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / "settings.json", json.dumps(settings, indent=1)
-    if path.is_file() and path.read_text() != text:
-        raise SystemExit(f"{folder} holds models trained with other settings; name another folder")
-    path.write_text(text)
 
 
 def main() -> None:

@@ -1,0 +1,170 @@
+"""WER, size and speed of learnt gates with layerwise distillation, and of what they have to be better than.
+
+    python benchmarks/conformer_pruning.py --model benchmarks/reference/NAME --train CORPUS/.../train \\
+        --validation CORPUS/.../validation --test CORPUS/.../test --language en --normalizer english \\
+        --steps 600 --recovery 300 --folder runs/pruning-NAME --name NAME
+
+Every way is given the same number of training steps in all, and ends with the same recovery: gates train for `--steps`
+and recover for `--recovery`; what is pruned at once recovers for both together. WER is on the test clips, with paired
+differences from the dense model after as much training, and 95 % intervals. Parameters, FLOPs and latency are measured
+on what is saved; latency is the median of visits that take turns. What was trained is kept in `--folder`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pruning_bench import Bench, check_folder, row_of
+from results_file import write_results
+from sotto.checkpoint import Recognizer
+from sotto.data import DataConfig
+from sotto.methods import (
+    FineTuning,
+    ImportancePruning,
+    L0Pruning,
+    LayerDropping,
+    LayerwiseDistillation,
+    MagnitudePruning,
+)
+from sotto.metrics.cost import count_parameters
+from sotto.report.formats import points, rate
+from sotto.side_by_side import SideBySide, Timing, benchmark
+from sotto.surgery import get_linear, linears_of
+from sotto.text import get_normalizer
+from sotto.training import Training
+
+TRAINED_BY = ("model", "train", "validation", "language", "normalizer", "steps", "recovery", "batch_size", "rate")
+
+
+@dataclass(frozen=True)
+class Way:
+    """Steps that prune a model to a target, and what is then done to let it recover."""
+
+    prune: Callable[[float], list[Any]]
+    recovery: FineTuning | None
+    """None where it is a part of the pruning"""
+
+
+def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[str, Way]:
+    """All that are compared."""
+    layers = base.architecture.stacks[0].dimensions(base.model.config).layers
+    linears = sum(get_linear(base.model, *place).weight.numel() for place in linears_of(base.model))
+    of_linears = count_parameters(base.model).total / linears  # zeros are in linears only, but counted over all
+    short, whole = (replace(bench.training, steps=steps, evaluate_every=steps) for steps in steps_of(arguments))
+    distilled = LayerwiseDistillation(bench.model)
+    alone, taught = FineTuning(whole), FineTuning(whole, (distilled,))
+    after, after_taught = FineTuning(short), FineTuning(short, (distilled,))
+
+    def gates(*terms: Any, **changes: Any) -> Callable[[float], list[Any]]:
+        return lambda target: [L0Pruning(bench.training, terms, target=target, **changes)]
+
+    found = {
+        "L0 and distillation": Way(gates(LayerwiseDistillation()), after_taught),
+        "L0 without distillation": Way(gates(), after),
+        "L0 and distillation, modules only": Way(gates(LayerwiseDistillation(), gates=("modules",)), after_taught),
+        "L0 and distillation, latency": Way(gates(LayerwiseDistillation(), constraint="latency"), after_taught),
+        "magnitude": Way(lambda target: [ImportancePruning(target)], alone),
+        "magnitude and distillation": Way(lambda target: [ImportancePruning(target)], taught),
+        "Taylor": Way(lambda target: [ImportancePruning(target, by="taylor")], alone),
+        "layer dropping": Way(lambda target: [LayerDropping(encoder=max(1, round(layers * target)))], alone),
+        "unstructured magnitude": Way(
+            lambda target: [MagnitudePruning((1 - target) * of_linears, rounds=2, recovery=alone)], None
+        ),
+    }
+    return {name: way for name, way in found.items() if not arguments.ways or name in arguments.ways}
+
+
+def steps_of(arguments: argparse.Namespace) -> tuple[int, int]:
+    return arguments.recovery, arguments.steps + arguments.recovery
+
+
+def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    base = bench.base()
+    whole = steps_of(arguments)[1]
+    dense = bench.trained("dense", FineTuning(replace(bench.training, steps=whole, evaluate_every=whole)))
+    before = bench.errors_of(dense)
+    yield row_of(bench, "dense", dense, dense, before, before) | {"folder": "dense"}
+    for target in arguments.targets:
+        for name, way in ways(bench, arguments, base).items():
+            folder = f"{name.replace(', ', '-').replace(' ', '-').lower()}-{target:g}"
+            recognizer = pruned(bench, folder, way, target)
+            row = row_of(bench, name, recognizer, dense, bench.errors_of(recognizer), before)
+            yield row | {"target": target, "folder": folder}
+
+
+def pruned(bench: Bench, folder: str, way: Way, target: float) -> Recognizer:
+    steps = [*way.prune(target), *([way.recovery] if way.recovery is not None else [])]
+    return bench.trained(folder, *steps)
+
+
+def speeds(bench: Bench, found: list[dict[str, Any]], rounds: int) -> list[SideBySide]:
+    """Latency over a window on two threads, of every row's model against the dense one."""
+    names = [str(bench.folder / row["folder"] / "model") for row in found]
+    return benchmark(names, Timing(rounds=rounds, threads=2))
+
+
+def line(row: dict[str, Any]) -> str:
+    against = row["against_dense"]
+    change = ""
+    if against is not None:
+        low, high = (100 * edge for edge in against["interval"])
+        change = f"{points(against['wer'])} ({low:+.1f} to {high:+.1f})"
+    target = f"{row['target']:.0%}" if "target" in row else ""
+    shares = f"{100 * (1 - row['removed']):.1f} % | {100 * row['flops']:.1f} %"
+    return f"| {row['way']} | {target} | {shares} | {row['bytes'] / 1e6:.2f} MB | {rate(row['wer'])} | {change} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "train", "validation", "test", "language", "normalizer", "name"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--recovery", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate at its height")
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--targets", type=float, nargs="*", default=[0.7, 0.5, 0.4, 0.3], help="shares that are left")
+    parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")
+    parser.add_argument("--rounds", type=int, default=3, help="of timing")
+    parser.add_argument("--test-samples", type=int, help="test clips to draw")
+    arguments = parser.parse_args()
+    bench = Bench(
+        arguments.model,
+        DataConfig(arguments.train),
+        DataConfig(arguments.validation),
+        DataConfig(arguments.test, samples=arguments.test_samples),
+        arguments.language,
+        get_normalizer(arguments.normalizer),
+        Training(
+            steps=arguments.steps,
+            batch_size=arguments.batch_size,
+            learning_rate=arguments.rate,
+            warmup_steps=arguments.steps // 20,
+            evaluate_every=arguments.steps,
+            keep="last",
+            precision=arguments.precision,
+        ),
+        arguments.folder,
+        memory=False,
+    )
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    check_folder(arguments.folder, {key: settings[key] for key in TRAINED_BY})
+    found = []
+    for row in rows(bench, arguments):
+        found.append(row)
+        print(line(row), flush=True)
+    for row, speed in zip(found, speeds(bench, found, arguments.rounds), strict=True):
+        latency = speed.numbers.latency
+        assert latency is not None
+        row |= {"latency": latency.total, "speedup": speed.total_speedup}
+        print(f"{row['way']}, {row['folder']}: {1000 * latency.total:.1f} ms, {speed.total_speedup:.2f}x", flush=True)
+    print(write_results(f"conformer-pruning-{arguments.name}", {"settings": settings, "rows": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What benchmarks of pruning share: a model and its clips, how it is trained and measured, and rows of results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sotto.checkpoint import Recognizer, load
+from sotto.data import ClipSource, DataConfig, open_data
+from sotto.decoding import Decoding
+from sotto.measurement import evaluate, measure_cost
+from sotto.methods import FineTuning, StepContext, methods
+from sotto.metrics.errors import ErrorReport, compare
+from sotto.side_by_side import Timing, visit
+from sotto.text import Normalizer
+from sotto.training import Training
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The model, its clips, and how it is trained and measured."""
+
+    model: str
+    train: DataConfig
+    validation: DataConfig
+    test: DataConfig
+    language: str
+    normalizer: Normalizer
+    training: Training
+    folder: Path
+    memory: bool
+    """whether each row has the peak memory of a process that loads and runs its model, which takes seconds a row"""
+
+    def source(self, config: DataConfig) -> ClipSource:
+        return open_data(config, sampling_rate=16_000)
+
+    def context(self, name: str) -> StepContext:
+        return StepContext(
+            folder=self.folder / name / "work",
+            train=self.source(self.train),
+            validation=self.source(self.validation),
+            language=self.language,
+            normalizer=self.normalizer,
+        )
+
+    def base(self) -> Recognizer:
+        found = load(self.model)
+        found.language = self.language
+        return found
+
+    def trained(self, name: str, *steps: Any) -> Recognizer:
+        """The model after steps that train, from disk where that is done."""
+        folder = self.folder / name / "model"
+        if not folder.is_dir():
+            recognizer = self.base()
+            for number, step in enumerate(steps):
+                methods.handler(step)(recognizer, step, self.context(f"{name}/{number}"))
+            recognizer.save(folder, dtype="float32", packed=False)
+        found = load(folder)
+        found.language = self.language
+        return found
+
+    def fine_tuning(self, seed: int, *terms: Any) -> FineTuning:
+        """The last weights are kept, since the best by WER are those on which a penalty has worked least."""
+        return FineTuning(replace(self.training, seed=seed), objectives=terms)
+
+    def errors_of(self, recognizer: Recognizer) -> ErrorReport:
+        return self.measured(recognizer, self.test)
+
+    def validation_wer(self, recognizer: Recognizer) -> float:
+        return self.measured(recognizer, self.validation).wer
+
+    def measured(self, recognizer: Recognizer, clips: DataConfig) -> ErrorReport:
+        decoding = Decoding(language=self.language, batch_size=16)
+        return evaluate(recognizer, self.source(clips), decoding, self.normalizer)
+
+
+def row_of(
+    bench: Bench, way: str, recognizer: Recognizer, dense: Recognizer, report: ErrorReport, before: ErrorReport
+) -> dict[str, Any]:
+    """Parameters that are zero or gone, parameters that are gone, FLOPs and bytes, as shares of the dense model's."""
+    saved = recognizer.save(bench.folder / "measured", dtype="float16", packed=True)
+    own = measure_cost(replace(recognizer, folder=saved), way)
+    whole = measure_cost(dense, "dense")
+    difference = compare(before, report) if recognizer is not dense else None
+    return {
+        "way": way,
+        "pruned": 1 - own.parameters.nonzero / whole.parameters.total,
+        "removed": 1 - own.parameters.total / whole.parameters.total,
+        "flops": (own.encoder_flops + own.decoder_flops) / (whole.encoder_flops + whole.decoder_flops),
+        "bytes": own.bytes_on_disk,
+        "peak_memory": visit(str(saved), Timing(repeats=1)).peak_memory if bench.memory else None,
+        "wer": report.wer,
+        "wer_interval": [report.wer_interval.low, report.wer_interval.high],
+        "cer": report.cer,
+        "against_dense": None
+        if difference is None
+        else {
+            "wer": difference.wer_difference,
+            "interval": [difference.wer_interval.low, difference.wer_interval.high],
+        },
+    }
+
+
+def check_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises SystemExit where `folder` holds models that were trained in another way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, text = folder / "settings.json", json.dumps(settings, indent=1)
+    if path.is_file() and path.read_text() != text:
+        raise SystemExit(f"{folder} holds models trained with other settings; name another folder")
+    path.write_text(text)
