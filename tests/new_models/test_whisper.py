@@ -9,7 +9,7 @@ import torch
 from transformers import WhisperProcessor
 
 from sotto.errors import SottoError
-from sotto.new_models.whisper import NewWhisper, new_model, new_processor
+from sotto.new_models.whisper import NewWhisper, distances, new_model, new_processor
 
 UP_TO_HINDI = (
     "en",
@@ -217,3 +217,19 @@ def test_a_scaled_start_follows_the_seed_and_leaves_norms_and_embeddings() -> No
         name for name in plain if name.endswith("weight") and ("proj" in name or "fc" in name or "conv" in name)
     }
     assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_heads_that_start_local_look_where_their_distance_says(processor: WhisperProcessor) -> None:
+    config = replace(CONFIG, d_model=128, attention_heads=4, window_seconds=2.0, start="local")
+    encoder = new_model(config, processor.tokenizer, seed=0).model.encoder
+    positions = encoder.embed_positions.weight.detach()
+    middle = len(positions) // 2
+    attention = encoder.layers[0].self_attn
+    queries, keys = (linear.weight.detach().view(4, 32, 128) for linear in (attention.q_proj, attention.k_proj))
+    for head, distance in enumerate(distances(4)):
+        scores = (positions[middle] @ queries[head].T) @ (positions @ keys[head].T).T / 32**0.5
+        nearest = scores.topk(2).indices.sort().values - middle
+        assert nearest.tolist() == [math.floor(distance), math.ceil(distance)]
+        near = scores.softmax(0)[middle + math.floor(distance) - 2 : middle + math.ceil(distance) + 3]
+        assert near.sum() > 0.9
+    assert distances(4) == [-1.5, 1.5, -4.5, 4.5]
