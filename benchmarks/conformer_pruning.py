@@ -37,7 +37,19 @@ from sotto.surgery import get_linear, linears_of
 from sotto.text import get_normalizer
 from sotto.training import Training
 
-TRAINED_BY = ("model", "train", "validation", "language", "normalizer", "steps", "recovery", "batch_size", "rate")
+TRAINED_BY = (
+    "model",
+    "train",
+    "validation",
+    "language",
+    "normalizer",
+    "steps",
+    "recovery",
+    "batch_size",
+    "rate",
+    "gate_rate",
+    "precision",
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,9 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
     after, after_taught = FineTuning(short), FineTuning(short, (distilled,))
 
     def gates(*terms: Any, **changes: Any) -> Callable[[float], list[Any]]:
-        return lambda target: [L0Pruning(bench.training, terms, target=target, **changes)]
+        return lambda target: [
+            L0Pruning(bench.training, terms, target=target, gate_rate=arguments.gate_rate, **changes)
+        ]
 
     found = {
         "L0 and distillation": Way(gates(LayerwiseDistillation()), after_taught),
@@ -127,6 +141,7 @@ def main() -> None:
     parser.add_argument("--recovery", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate at its height")
+    parser.add_argument("--gate-rate", type=float, default=0.1)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--targets", type=float, nargs="*", default=[0.7, 0.5, 0.4, 0.3], help="shares that are left")
     parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")

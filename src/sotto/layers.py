@@ -258,6 +258,7 @@ class AbsentCachedAttention(WhisperAttention):
         keys = hidden_states.new_zeros(batch, 1, heard.shape[1], 1)
         if past_key_values is not None and not (is_cross and past_key_values.is_updated.get(self.layer_idx)):
             cache = past_key_values.cross_attention_cache if is_cross else past_key_values.self_attention_cache
-            past_key_values.is_updated[self.layer_idx] |= is_cross
+            if is_cross:
+                past_key_values.is_updated[self.layer_idx] = True
             keys, _values = cache.update(keys, keys, self.layer_idx)
         return hidden_states.new_zeros(()), hidden_states.new_zeros(batch, 0, tokens, keys.shape[2])

@@ -42,7 +42,8 @@ class LayerStructure:
             entries: Mapping[str, Any] = getattr(self, name)
             outside[name] = {key: value for key, value in entries.items() if key not in (module.name, *module.linears)}
         reduced = tuple(name for name in self.reduced if name != module.name)
-        return replace(self, **outside, reduced=reduced, absent=(*self.absent, module.name))
+        others = tuple(name for name in self.absent if name != module.name)
+        return replace(self, **outside, reduced=reduced, absent=(*others, module.name))
 
 
 @dataclass(frozen=True)

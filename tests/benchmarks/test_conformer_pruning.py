@@ -41,7 +41,7 @@ def test_every_way_has_its_rows(
     for row in found:
         assert row["latency"] > 0
         by_parameters = row["way"] not in ("dense", "L0 and distillation, latency", "layer dropping")
-        assert not by_parameters or 0.25 <= row["pruned"] <= 0.75
+        assert not by_parameters or 0.36 <= row["pruned"] <= 0.5  # 0.4 was asked for
     assert found[0]["against_dense"] is None
     assert found[1]["against_dense"] is not None
     assert "| L0 and distillation | 60% |" in capsys.readouterr().out

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 import results_file
-from sotto.checkpoint import load
+from sotto.checkpoint import Recognizer, load
+from sotto.new_models import new_models
 from sotto.training_recipe import read_training_recipe, train_by_recipe
 from tones import PITCHES, write_folder
 
@@ -33,11 +34,27 @@ def shortened(path: Path, folder: Path, base: Path | None) -> Path:
     for entry in values.get("objectives", []):
         for settings in entry.values():
             if "teacher" in settings:
-                settings["teacher"] = str(path.parent / settings["teacher"])
+                settings["teacher"] = str(REFERENCE / made_by(settings["teacher"]))
+    if "weights_from" in values:
+        values["weights_from"] = str(untrained(made_by(values["weights_from"]), folder))
     values["training"] |= SHORT
     short = folder / path.name
     short.write_text(yaml.safe_dump(values))
     return short
+
+
+def made_by(run: str) -> str:
+    """The reference model whose recipe has the model of `run`, `../../../runs/NAME-PART/model`, as its result."""
+    name, _, part = Path(run).parent.name.rpartition("-")
+    assert (REFERENCE / name / f"train-{part}.yaml").is_file()
+    assert Path(run) == Path("../../../runs") / f"{name}-{part}" / "model"
+    return name
+
+
+def untrained(name: str, folder: Path) -> Path:
+    """A model of the same dimensions, which stands in for one that is trained."""
+    config = read_training_recipe(REFERENCE / name / "train-1.yaml").new
+    return Recognizer(*new_models.handler(config)(config, list(PITCHES), 0)).save(folder / "untrained")
 
 
 @pytest.fixture

@@ -62,9 +62,9 @@ def test_what_is_left_computes_and_costs_what_was_decided(architecture: str, con
 
 
 def dearest_unit(gates: Gates, costs: GateCosts) -> float:
-    """The largest share of the whole that a unit costs."""
+    """The largest share of the whole that a unit costs, or a module whose units have no gates."""
     pairs = zip(costs.modules, gates.gated, strict=True)
-    return max(cost.costs[-1] / each.units for cost, each in pairs if each.has_units) / costs.whole
+    return max(cost.costs[-1] / (each.units if each.has_units else 1) for cost, each in pairs) / costs.whole
 
 
 def cost_of(found: Recognizer, constraint: str) -> float:
@@ -87,6 +87,33 @@ def test_gates_do_not_go_on_factored_linears() -> None:
     factor(found.model, stack, 0, down, first, second, torch.zeros(old.out_features))
     with pytest.raises(SottoError, match=r"layers.0.feed_forward1.linear2: gates come before low rank"):
         modules_of(found)
+
+
+def test_gates_do_not_go_on_modules_that_are_partly_factored() -> None:
+    found = recognizer("parakeet")
+    (stack,) = found.architecture.stacks
+    up = stack.feed_forwards[0].up
+    old: Any = found.model.get_submodule(f"{stack.layers}.0.{up}")
+    factor(
+        found.model, stack, 0, up, torch.randn(2, old.in_features), torch.randn(old.out_features, 2), old.bias.detach()
+    )
+    with pytest.raises(SottoError, match=r"layers.0.feed_forward1.linear1: gates come before low rank"):
+        modules_of(found)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.8])
+def test_what_stays_open_keeps_the_value_that_it_learnt(target: float) -> None:
+    found = recognizer("parakeet")
+    gates = random_gates(found, 1)
+    costs = gate_costs(found, gates.gated, "parameters")
+    for index, decision in enumerate(decide(gates, costs, target)):
+        for location, values in (
+            (gates.module(index), torch.tensor([decision.module])),
+            (gates.units(index), decision.units),
+        ):
+            if location is not None:
+                soft = torch.sigmoid(location.detach() * 0.8 / (2 / 3))
+                torch.testing.assert_close(values, torch.where(values > 0, soft, 0.0))
 
 
 def test_an_absent_module_gets_no_gate() -> None:

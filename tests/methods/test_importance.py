@@ -118,8 +118,6 @@ def test_the_least_for_its_price_goes_first_by_hand() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_model_is_pruned_to_its_target(architecture: str, by: Any, clips: Path, tmp_path: Path) -> None:
     found = recognizer(architecture)
-    if architecture.startswith("wav2vec2"):  # its letters are others
-        by = "magnitude"
     pruned = compress(found, ImportancePruning(0.7, by=by, clips=2), train=str(clips), language="en")
     left = count_parameters(pruned.model).total / count_parameters(found.model).total
     assert 0.55 <= left <= 0.7

@@ -1,5 +1,6 @@
 """L0 pruning: the Lagrangian by hand, its own rates, and a run from training to a pruned checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +14,15 @@ from torch import nn
 from recognizers import recognizer
 from sotto import compress
 from sotto.checkpoint import load
-from sotto.data import DataConfig
+from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
-from sotto.methods import FineTuning, L0Pruning, LayerwiseDistillation
+from sotto.methods import FineTuning, L0Pruning, LayerwiseDistillation, StepContext, methods
+from sotto.methods.fine_tuning import fine_tune
 from sotto.methods.gate_costs import gate_costs
 from sotto.methods.gated_modules import gated_modules
 from sotto.methods.gates import Gates
 from sotto.methods.hard_concrete import HardConcrete
-from sotto.methods.l0_pruning import L0Objective
+from sotto.methods.l0_pruning import L0Objective, kept_costs
 from sotto.metrics.cost import count_parameters
 from sotto.training import Training
 from tones import PITCHES, write_folder
@@ -87,8 +89,6 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
     data = {"train": DataConfig(str(clips / "train")), "validation": DataConfig(str(clips / "validation"))}
     if architecture == "whisper":  # an untrained one writes nothing that could be learnt
         healing = FineTuning(training(2), (LayerwiseDistillation(str(dense)),))
-    else:
-        pytest.importorskip("torch")
     pruned = compress(found, step, language="en", **data)
     left = count_parameters(pruned.model).total / count_parameters(found.model).total
     assert 0.6 <= left <= 0.7
@@ -99,10 +99,6 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
 
 
 def test_training_moves_gates_and_multipliers_as_far_as_their_rate_says(clips: Path, tmp_path: Path) -> None:
-    from sotto.data import open_data
-    from sotto.methods.fine_tuning import fine_tune
-    from sotto.methods.method import StepContext
-
     found = recognizer("parakeet")
     config = L0Pruning(
         training(1, schedule="constant", learning_rate=1e-6), target=0.5, target_warmup=0.0, gate_rate=0.1
@@ -111,15 +107,77 @@ def test_training_moves_gates_and_multipliers_as_far_as_their_rate_says(clips: P
     gates = Gates(gated, HardConcrete(), 0.9, True)
     built = L0Objective(gates, gate_costs(found, gated, "parameters"), config)
     before = gates.of_units[0].clone()
-    context = StepContext(
-        tmp_path,
-        train=open_data(DataConfig(str(clips / "train")), sampling_rate=16_000),
-        validation=open_data(DataConfig(str(clips / "validation")), sampling_rate=16_000),
-        language="en",
-    )
-    fine_tune(found, config, context, tmp_path / "work", [built])
+    fine_tune(found, config, context_for(clips, tmp_path), tmp_path / "work", [built])
     torch.testing.assert_close(built.multipliers.detach(), torch.tensor([0.1, 0.1]), rtol=1e-3, atol=0)  # upwards
     assert (gates.of_units[0] - before).abs().max().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_gates_end_on_their_target() -> None:
+    """As the optimiser moves them, without the pull of a loss; the rate falls as in training."""
+    built = objective(L0Pruning(training(600), target=0.6, gate_rate=0.1))
+    groups = [
+        {"params": group.parameters, "lr": group.learning_rate, "maximize": group.maximize}
+        for group in built.parameter_groups()
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)
+    assert built.share().item() > 0.9
+    for step in range(1, 601):
+        optimizer.zero_grad()
+        built(nn.Identity(), {"labels": torch.ones(1, 4)}, SimpleNamespace(), torch.tensor(4)).backward()
+        optimizer.step()
+        scheduler.step()
+        built.after_step(nn.Identity(), step, 0.0)
+    assert built.share().item() == pytest.approx(0.6, abs=0.005)
+
+
+def context_for(clips: Path, folder: Path) -> StepContext:
+    train, validation = (
+        open_data(DataConfig(str(clips / role)), sampling_rate=16_000) for role in ("train", "validation")
+    )
+    return StepContext(folder, train=train, validation=validation, language="en")
+
+
+def test_an_interrupted_run_goes_on_with_its_gates_and_multipliers(clips: Path, tmp_path: Path) -> None:
+    def ended(folder: Path, steps: tuple[int, ...]) -> L0Objective:
+        for end in steps:  # from nothing each time, but for what is in the folder
+            found = recognizer("parakeet")
+            whole = training(30, schedule="constant", learning_rate=1e-5, evaluate_every=10)
+            config = L0Pruning(whole, target=0.6, target_warmup=0.2, gate_rate=0.15)
+            gated = list(gated_modules(found.model, ("encoder",), config.gates))
+            built = L0Objective(Gates(gated, HardConcrete(), 0.9, True), gate_costs(found, gated, "parameters"), config)
+            torch.manual_seed(0)
+            short = replace(config, training=replace(whole, steps=end))
+            fine_tune(found, short, context_for(clips, folder), folder / "work", [built])
+        return built
+
+    whole, broken = ended(tmp_path / "whole", (30,)), ended(tmp_path / "broken", (20, 30))
+    assert int(broken.steps) == 30
+    assert whole.share().item() < 0.9
+    torch.testing.assert_close(broken.multipliers, whole.multipliers, rtol=0.02, atol=0)
+    for again, once in zip(broken.gates.parameters(), whole.gates.parameters(), strict=True):
+        torch.testing.assert_close(again, once, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "gates", "least"),
+    [("parakeet", ("channels",), 79), ("wav2vec2_conformer_rotary", ("heads",), 100)],
+)
+def test_a_target_that_these_gates_cannot_reach_is_refused(
+    architecture: str, gates: Any, least: int, clips: Path
+) -> None:
+    step = L0Pruning(training(2), target=0.5, gates=gates)
+    data = {"train": DataConfig(str(clips / "train")), "validation": DataConfig(str(clips / "validation"))}
+    with pytest.raises(SottoError, match=rf"what has no gates is {least}% of the model's parameters"):
+        compress(recognizer(architecture), step, language="en", **data)
+
+
+def test_costs_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    gated = list(gated_modules(found.model, ("encoder",), ("modules", "neurons")))
+    first = kept_costs(found, gated, "latency", tmp_path / "work" / "costs.json")
+    monkeypatch.setattr("sotto.methods.l0_pruning.gate_costs", None)
+    assert kept_costs(found, gated, "latency", tmp_path / "work" / "costs.json") == first
 
 
 def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
@@ -149,8 +207,6 @@ def test_settings_are_checked(values: dict[str, Any], message: str) -> None:
 
 
 def test_a_recipe_names_it_as_other_methods() -> None:
-    from sotto.methods import methods
-
     text = """
     l0_pruning:
       target: 0.5

@@ -1,7 +1,9 @@
 """Clips, one at a time."""
 
+import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -116,6 +118,19 @@ class ClipSource:
             needs_text=self._needs_text,
             skipped=self._skipped,
         )
+
+    def with_texts(self, texts: Mapping[str, str]) -> "ClipSource":
+        """The clips that `texts` names, with its texts in place of their own, to be read by their references.
+
+        Iterating over a hub dataset still gives all that it has.
+        """
+        found = copy.copy(self)
+        found.references = [
+            replace(reference, text=texts[reference.name]) for reference in self.references if reference.name in texts
+        ]
+        if not isinstance(self.listing, HubListing):
+            found.listing, found._shard = found.references, (0, 1)
+        return found
 
     def require_transcripts(self) -> None:
         """Say that the clips are of use only with their text. From then on a clip without one is skipped.

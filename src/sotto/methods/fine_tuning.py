@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,7 +73,7 @@ def fine_tune(
         source = context.train
         source.require_transcripts()
     else:
-        teacher = context.open(config.transcripts_from)
+        teacher = partial(context.open, config.transcripts_from)
         source = transcribed(context.train, teacher, context.language, folder / "transcripts.json")
     family = recognizer.family
     seconds, seed = family.longest_seconds, config.training.seed

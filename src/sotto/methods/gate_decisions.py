@@ -58,13 +58,24 @@ def around(is_within: Callable[[float], bool], low: float, high: float) -> tuple
 
 
 def decision(gates: Gates, index: int, modules: float, units: float) -> Decision:
-    """With the locations of modules and of units moved by so much."""
+    """With the locations of modules and of units moved by so much, where it is decided which are open."""
     of_module, of_units = gates.module(index), gates.units(index)
     distribution = gates.distribution
-    module = 1.0 if of_module is None else float(distribution.gates(of_module + modules))
+    module = 1.0 if of_module is None else float(distribution.gates(of_module, modules))
     if of_units is None:
         return Decision(module, torch.ones(gates.gated[index].units))
-    return Decision(module, distribution.gates(of_units + units).cpu())
+    return Decision(module, distribution.gates(of_units, units).cpu())
+
+
+def least_share(gates: Gates, costs: GateCosts) -> float:
+    """What is left where all that has a gate is closed."""
+    closed = torch.zeros(())
+    expected = []
+    for index, gated in enumerate(gates.gated):
+        can_close = gates.module(index) is not None or gates.units(index) is not None
+        units = torch.tensor(float(gated.units))
+        expected.append((closed, units) if can_close else (torch.ones(()), units))
+    return float(costs.share(expected))
 
 
 def share_of(decisions: Sequence[Decision], costs: GateCosts) -> float:

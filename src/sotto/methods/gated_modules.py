@@ -65,8 +65,10 @@ def gated_module(model: Any, stack: Stack, layer: int, module: LayerModule, kind
     last = f"{module.name}.{module.pointwise_out}" if isinstance(module, Convolution) else module.linears[-1]
     path = layer_path(stack, layer, last)
     outward = model.get_submodule(path)
-    if type(outward) not in (nn.Linear, nn.Conv1d):
-        raise SottoError(f"{path}: gates come before low rank and other forms of a linear, or without them")
+    for linear in module.linears:
+        if type(model.get_submodule(layer_path(stack, layer, linear))) is not nn.Linear:
+            where = layer_path(stack, layer, linear)
+            raise SottoError(f"{where}: gates come before low rank and other forms of a linear, or without them")
     channels = stack.dimensions(model.config).head_dim if isinstance(module, Attention) else 1
     fixed = isinstance(module, Attention) and module.head_count is None
     has_units = UNITS[type(module)] in kinds and not fixed

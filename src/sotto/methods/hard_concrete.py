@@ -42,12 +42,13 @@ class HardConcrete:
         """Gates without chance: the middle of the concrete variable, stretched and clipped (eq. 13)."""
         return self.clipped(torch.sigmoid(location))
 
-    def gates(self, location: torch.Tensor) -> torch.Tensor:
+    def gates(self, location: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
         """Gates for use, as CoFi has them: as many are zero as are expected to be, the others keep a soft value.
 
-        `location` (gates,); the expected number of zeros is rounded, and the lowest locations give them.
+        `location` (gates,); the expected number of zeros is rounded, and the lowest locations give them. How many they
+        are, but no value of another, is that of locations moved by `shift`.
         """
-        zeros = round(len(location) - self.probability_open(location).sum().item())
+        zeros = round(len(location) - self.probability_open(location + shift).sum().item())
         soft = torch.sigmoid(location * self.sharpness / self.temperature)
         if zeros:
             soft = soft.index_fill(0, location.argsort(stable=True)[:zeros], 0.0)

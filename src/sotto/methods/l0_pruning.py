@@ -7,21 +7,25 @@ teaches the pruned one layer by layer. Which masks, the constraint and all const
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from sotto.checkpoint import Recognizer
+from sotto.configuration import parse, to_plain
+from sotto.distribution import processes
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.methods.fine_tuning import FineTuning, fine_tune
 from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
-from sotto.methods.gate_decisions import carry_out, decide, share_of
-from sotto.methods.gated_modules import KINDS, Kind, gated_modules
+from sotto.methods.gate_decisions import carry_out, decide, least_share, share_of
+from sotto.methods.gated_modules import KINDS, GatedModule, Kind, gated_modules
 from sotto.methods.gates import Gates
 from sotto.methods.groups import stacks_named
 from sotto.methods.hard_concrete import HardConcrete
@@ -45,7 +49,8 @@ class L0Pruning(FineTuning):
     open_share: float = 0.9
     """how likely a neuron or channel is to be heard at first; modules and heads are open"""
     gate_rate: float = 0.02
-    """learning rate of gates and multipliers at its height"""
+    """learning rate of gates and multipliers at its height. A gate that is open has to go 6 to be closed, and goes
+    about this far in a step: few steps need a higher rate"""
     target_warmup: float = 0.1
     """share of the steps over which the target falls from all to `target`"""
 
@@ -120,20 +125,37 @@ class L0Objective(Objective):
         return {"l0_share": self.share().item(), "l0_target": self.target(), "l0_linear": a, "l0_square": b}
 
 
+def kept_costs(recognizer: Recognizer, gated: Sequence[GatedModule], constraint: Constraint, path: Path) -> GateCosts:
+    """The costs that the main process finds, the same for all processes and after an interruption: times vary."""
+    state = processes()
+    if state.is_main_process and not path.is_file():
+        found = gate_costs(recognizer, gated, constraint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(to_plain(found)), encoding="utf-8")
+        partial.replace(path)
+    state.wait_for_everyone()
+    return parse(GateCosts, json.loads(path.read_text(encoding="utf-8")), path.name)
+
+
 @methods.register("l0_pruning", L0Pruning)
 def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepContext) -> list[str]:
     """Prune `recognizer` in place. Raises SottoError where the target is below what has no gates."""
     stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
-    costs = gate_costs(recognizer, gated, config.constraint)
-    if costs.rest / costs.whole >= config.target:
+    costs = kept_costs(recognizer, gated, config.constraint, context.folder / "costs.json")
+    gates = Gates(gated, HardConcrete(), config.open_share, "modules" in config.gates)
+    least = least_share(gates, costs)
+    if least >= config.target:
         raise SottoError(
-            f"l0_pruning: what has no gates is {costs.rest / costs.whole:.0%} of the model's {config.constraint}; "
+            f"l0_pruning: what has no gates is {least:.0%} of the model's {config.constraint}; "
             f"a target of {config.target:g} cannot be reached"
         )
-    gates = Gates(gated, HardConcrete(), config.open_share, "modules" in config.gates)
     gates.to(recognizer.model.device)
-    wer = fine_tune(recognizer, config, context, context.folder, [L0Objective(gates, costs, config)])
+    objective = L0Objective(gates, costs, config)
+    wer = fine_tune(recognizer, config, context, context.folder, [objective])
+    with torch.no_grad():
+        learnt = objective.share().item()
     decisions = decide(gates, costs, config.target)
     carry_out(recognizer.model, gated, decisions)
     left = share_of(decisions, costs)
@@ -145,5 +167,6 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
     return [
         f"gates trained for {config.training.steps} steps; validation WER with them {wer:.2%}",
         f"{left:.1%} of the {config.constraint} are left; the target was {config.target:.1%}",
+        f"the gates learnt to leave {learnt:.1%}",
         f"modules taken out: {', '.join(absent) or 'none'}",
     ]

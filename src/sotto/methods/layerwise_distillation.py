@@ -67,13 +67,18 @@ class LayerwiseDistillationObjective(Objective):
             {
                 stack.name: nn.Linear(width, wanted)
                 for stack in self.stacks
-                if (width := width_of(student, stack)) != (wanted := width_of(teacher, stack))
+                if config.layers and (width := width_of(student, stack)) != (wanted := width_of(teacher, stack))
             }
         )
         self.outputs: Outputs = {}
+        self.same: dict[str, list[Match]] = {}
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
+        self.same = {
+            stack.name: identical(base_layers(self.teacher, stack), base_layers(self.student, stack))
+            for stack in self.stacks
+        }
         with keeping_outputs(model, self.stacks, self.outputs):
             yield
 
@@ -89,7 +94,6 @@ class LayerwiseDistillationObjective(Objective):
             errors = [self.error(stack, taught, counted[stack.name]) for stack in self.stacks]
             share = (batch["labels"] != IGNORED).sum() / tokens
             loss = loss + self.config.layers * share * torch.stack(errors).mean()
-        self.outputs.clear()
         return loss
 
     def divergence(self, own: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
@@ -115,8 +119,7 @@ class LayerwiseDistillationObjective(Objective):
 
     def matches(self, stack: Stack, own: States, wanted: States) -> list[Match]:
         if self.config.matching == "identity":
-            matches = identical(base_layers(self.teacher, stack), base_layers(self.student, stack))
-            return [(teacher, student) for teacher, student in matches if student in own]
+            return [(teacher, student) for teacher, student in self.same[stack.name] if student in own]
         layers = sorted(own)
         with torch.no_grad():
             errors = [[relative_error(own[layer], wanted[teacher]) for layer in layers] for teacher in sorted(wanted)]
@@ -126,6 +129,11 @@ class LayerwiseDistillationObjective(Objective):
 def relative_error(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Mean squared error of states (positions, width), relative to their variance around the mean position."""
     return (own - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean().clamp(min=1e-6)
+
+
+def vocabulary(family: Family) -> dict[str, int]:
+    found: dict[str, int] = family.processor.tokenizer.get_vocab()
+    return found
 
 
 def base_layers(family: Family, stack: Stack) -> list[int]:
@@ -147,7 +155,10 @@ def counted_positions(family: Family, batch: Batch, outputs: Any) -> dict[str, t
 
 @contextmanager
 def keeping_outputs(model: nn.Module, stacks: Sequence[Stack], kept: Outputs) -> Iterator[None]:
-    """While this lasts, `kept` gets the outputs of the layers of every stack."""
+    """While this lasts, `kept` has the outputs of the layers of every stack in the model's last pass."""
+
+    def forget(*_: Any) -> None:
+        kept.clear()
 
     def keeping(name: str, index: int) -> Any:
         def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
@@ -160,6 +171,7 @@ def keeping_outputs(model: nn.Module, stacks: Sequence[Stack], kept: Outputs) ->
         for stack in stacks
         for index in range(len(model.get_submodule(stack.layers)))
     ]
+    handles.append(model.register_forward_pre_hook(forget))
     try:
         yield
     finally:
@@ -179,7 +191,7 @@ def build_layerwise_distillation(config: LayerwiseDistillation, setting: Setting
     named = "the model" if config.teacher is None else f"'{config.teacher}'"
     if architecture_of(teacher.model.config).name != architecture_of(student.model.config).name:
         raise SottoError(f"layerwise_distillation: the teacher {named} is of another family than the student")
-    if teacher.model.config.vocab_size != student.model.config.vocab_size:
+    if vocabulary(teacher) != vocabulary(student):
         raise SottoError(f"layerwise_distillation: the teacher {named} has another vocabulary than the student")
     objective = LayerwiseDistillationObjective(config, student, teacher)
     for stack in objective.stacks:

@@ -193,7 +193,7 @@ def look_nearby(model: WhisperForConditionalGeneration) -> None:
 
 def distances(heads: int) -> list[float]:
     """How many positions (20 ms) before or after its own each head looks: near ones first, on both sides in turn."""
-    return [(1 if head % 2 else -1) * 1.5 * 3 ** (head // 2) for head in range(heads)]
+    return [(1 if head % 2 else -1) * (1.5 + 3 * (head // 2)) for head in range(heads)]
 
 
 def turned_positions(width: int, head_dim: int, distance: float) -> torch.Tensor:

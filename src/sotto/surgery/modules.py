@@ -59,7 +59,7 @@ def keep_rows(module: nn.Module, rows: torch.Tensor, count: str) -> None:
 def drop_module(model: Any, stack: Stack, index: int, module: LayerModule) -> None:
     """Take a module out of layer `index`, with the norm before it: the residual stream passes by unchanged.
 
-    What belonged to the module goes out of the record too, but for its absence.
+    What belonged to the module goes out of the record too, but for its absence. One that is absent stays so.
     """
     for path, absent in stand_ins(model, stack, index, module):
         model.set_submodule(layer_path(stack, index, path), absent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,14 +38,18 @@ def get_linear(model: nn.Module, stack: Stack, index: int, linear: str) -> Linea
 
 def layers_of(model: Any) -> Iterator[tuple[Stack, int]]:
     """Every layer: its stack with the modules that the layer has, and its index."""
+    structure = structure_of(model)
     for stack in architecture_of(model.config).stacks:
-        for index in range(len(model.get_submodule(stack.layers))):
-            yield present(model, stack, index), index
+        for index, layer in enumerate(structure.stacks[stack.name].layers):
+            yield without(stack, layer.absent), index
 
 
 def present(model: Any, stack: Stack, index: int) -> Stack:
     """The stack with those modules only that layer `index` has."""
-    absent = structure_of(model).layer(stack.name, index).absent
+    return without(stack, structure_of(model).layer(stack.name, index).absent)
+
+
+def without(stack: Stack, absent: Sequence[str]) -> Stack:
     return replace(stack, modules=tuple(module for module in stack.modules if module.name not in absent))
 
 
