@@ -74,9 +74,12 @@ class Ctc(Family):
     def inputs(self, audio: Sequence[NDArray[np.float32]]) -> Inputs:
         return dict(heard(self.processor, audio).to(self.model.device, dtype=self.model.dtype))
 
-    def outputs(self, inputs: Inputs) -> Any:
-        """The model's own, with `logits` (batch, frames, vocabulary), those of padding included."""
-        return self.model(**inputs)
+    def outputs(self, inputs: Inputs, **settings: bool) -> Any:
+        """The model's own, with `logits` (batch, frames, vocabulary), those of padding included.
+
+        `settings` are those of its call in transformers, such as output_hidden_states.
+        """
+        return self.model(**inputs, **settings)
 
     def run(self, inputs: Inputs) -> torch.Tensor:
         """Scores (batch, frames, vocabulary), those of padding included."""

@@ -38,7 +38,7 @@ class Wav2Vec2Conformer(Ctc):
         counts: torch.Tensor = self.model._get_feat_extract_output_lengths(inputs["attention_mask"].sum(-1))
         return counts
 
-    def outputs(self, inputs: Inputs) -> Any:
+    def outputs(self, inputs: Inputs, **settings: bool) -> Any:
         """transformers lets what it computes for padding into the convolution modules; here it is kept out of them."""
         counts = self.frame_counts(inputs)
 
@@ -48,7 +48,7 @@ class Wav2Vec2Conformer(Ctc):
 
         handles = [] if inputs["attention_mask"].all() else self.before_depthwise(silence)
         try:
-            return super().outputs(inputs)
+            return super().outputs(inputs, **settings)
         finally:
             for handle in handles:
                 handle.remove()

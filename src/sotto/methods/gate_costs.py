@@ -77,10 +77,11 @@ def parameter_cost(model: Any, gated: GatedModule) -> ModuleCost:
 def unit_parameters(model: Any, gated: GatedModule) -> int:
     """Parameters that go with one unit."""
     module, stack, layer = gated.module, gated.stack, gated.layer
-    outward = gated.channels * model.get_submodule(gated.outward).weight.shape[0]
+    outward: int = gated.channels * model.get_submodule(gated.outward).weight.shape[0]
     if isinstance(module, Convolution):
         inner = [model.get_submodule(layer_path(stack, layer, f"{module.name}.{part}")) for part in module.parts[:3]]
-        return outward + sum(parameter.numel() for part in inner for parameter in part.parameters()) // gated.units
+        weights: int = sum(parameter.numel() for part in inner for parameter in part.parameters())
+        return outward + weights // gated.units
     inward = module.inward if isinstance(module, Attention) else (module.up,)
     linears = [get_linear(model, stack, layer, name) for name in inward]
     rows = sum(linear.in_features + (linear.bias is not None) for linear in linears)

@@ -130,7 +130,7 @@ def examples(recognizer: Recognizer, config: ImportancePruning, context: StepCon
 
 
 def mean_changes(
-    recognizer: Recognizer, gated: Sequence[GatedModule], clips: Sequence[Example], context: StepContext
+    recognizer: Recognizer, gated: Sequence[GatedModule], clips: list[Example], context: StepContext
 ) -> list[torch.Tensor]:
     """(units,) for every module: the mean over batches of |dL/dz|, L the loss a token and z what scales the unit."""
     model, family = recognizer.model, recognizer.family

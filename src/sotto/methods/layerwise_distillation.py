@@ -154,7 +154,7 @@ def counted_positions(family: Family, batch: Batch, outputs: Any) -> dict[str, t
 
 
 @contextmanager
-def keeping_outputs(model: nn.Module, stacks: Sequence[Stack], kept: Outputs) -> Iterator[None]:
+def keeping_outputs(model: Any, stacks: Sequence[Stack], kept: Outputs) -> Iterator[None]:
     """While this lasts, `kept` has the outputs of the layers of every stack in the model's last pass."""
 
     def forget(*_: Any) -> None:

@@ -102,13 +102,14 @@ class FrameDistillationObjective(Objective):
         """(batch, frames)."""
         assert self.to_states is not None
         wanted = nn.functional.layer_norm(states.float(), states.shape[-1:])
-        return (self.to_states(own).float() - wanted).square().mean(-1)
+        found: torch.Tensor = self.to_states(own).float()
+        return (found - wanted).square().mean(-1)
 
     @torch.no_grad()
     def taught(self, batch: Batch, device: torch.device) -> Taught:
         self.teacher.model.to(device)
         inputs = {name.removeprefix(PREFIX): tensor for name, tensor in batch.items() if name.startswith(PREFIX)}
-        outputs = self.teacher.outputs(inputs | {"output_hidden_states": True})
+        outputs = self.teacher.outputs(inputs, output_hidden_states=True)
         frames = torch.arange(outputs.logits.shape[1], device=device)
         heard = frames < self.teacher.frame_counts(inputs)[:, None]
         return Taught(outputs.logits, outputs.hidden_states[-1], heard)
