@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,12 @@ import conformer_pruning
 import results_file
 from conformers import make
 from tones import PITCHES, write_folder
+
+
+def timed(name: str) -> Any:
+    """What `sotto benchmark` would measure, which takes a process for each model."""
+    assert (Path(name) / "model.safetensors").is_file()
+    return SimpleNamespace(numbers=SimpleNamespace(latency=SimpleNamespace(total=0.1)), total_speedup=1.0)
 
 
 def test_every_way_has_its_rows(
@@ -40,7 +47,8 @@ def test_every_way_has_its_rows(
     ]
     for row in found:
         assert row["latency"] > 0
-        by_parameters = row["way"] not in ("dense", "L0 and distillation, latency", "layer dropping")
+        coarse = ("dense", "L0 and distillation, latency", "L0 and distillation, modules only", "layer dropping")
+        by_parameters = row["way"] not in coarse
         assert not by_parameters or 0.36 <= row["pruned"] <= 0.5  # 0.4 was asked for
     assert found[0]["against_dense"] is None
     assert found[1]["against_dense"] is not None

@@ -43,11 +43,15 @@ def shortened(path: Path, folder: Path, base: Path | None) -> Path:
     return short
 
 
-def made_by(run: str) -> str:
-    """The reference model whose recipe has the model of `run`, `../../../runs/NAME-PART/model`, as its result."""
-    name, _, part = Path(run).parent.name.rpartition("-")
+def made_by(model: str) -> str:
+    """The reference model of that path: `../NAME`, or `../../../runs/NAME-PART/model`, what a part of it results in."""
+    if Path(model).parent == Path(".."):
+        name = Path(model).name
+        assert (REFERENCE / name / "config.json").is_file()
+        return name
+    name, _, part = Path(model).parent.name.rpartition("-")
     assert (REFERENCE / name / f"train-{part}.yaml").is_file()
-    assert Path(run) == Path("../../../runs") / f"{name}-{part}" / "model"
+    assert Path(model) == Path("../../../runs") / f"{name}-{part}" / "model"
     return name
 
 
