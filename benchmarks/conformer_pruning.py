@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ TRAINED_BY = (
     "rate",
     "gate_rate",
     "precision",
+    "transcripts",
 )
 
 
@@ -66,14 +67,14 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
     layers = base.architecture.stacks[0].dimensions(base.model.config).layers
     linears = sum(get_linear(base.model, *place).weight.numel() for place in linears_of(base.model))
     of_linears = count_parameters(base.model).total / linears  # zeros are in linears only, but counted over all
-    short, whole = (replace(bench.training, steps=steps, evaluate_every=steps) for steps in steps_of(arguments))
+    short, whole = arguments.recovery, arguments.steps + arguments.recovery
     distilled = LayerwiseDistillation(bench.model)
-    alone, taught = FineTuning(whole), FineTuning(whole, (distilled,))
-    after, after_taught = FineTuning(short), FineTuning(short, (distilled,))
+    alone, taught = bench.fine_tuning(0, steps=whole), bench.fine_tuning(0, distilled, steps=whole)
+    after, after_taught = bench.fine_tuning(0, steps=short), bench.fine_tuning(0, distilled, steps=short)
 
     def gates(*terms: Any, **changes: Any) -> Callable[[float], list[Any]]:
         return lambda target: [
-            L0Pruning(bench.training, terms, target=target, gate_rate=arguments.gate_rate, **changes)
+            L0Pruning(bench.training, terms, target=target, gate_rate=arguments.gate_rate, **bench.learnt, **changes)
         ]
 
     found = {
@@ -83,7 +84,7 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
         "L0 and distillation, latency": Way(gates(LayerwiseDistillation(), constraint="latency"), after_taught),
         "magnitude": Way(lambda target: [ImportancePruning(target)], alone),
         "magnitude and distillation": Way(lambda target: [ImportancePruning(target)], taught),
-        "Taylor": Way(lambda target: [ImportancePruning(target, by="taylor")], alone),
+        "Taylor": Way(lambda target: [ImportancePruning(target, by="taylor", transcripts=bench.transcripts)], alone),
         "layer dropping": Way(lambda target: [LayerDropping(encoder=max(1, round(layers * target)))], alone),
         "unstructured magnitude": Way(
             lambda target: [MagnitudePruning((1 - target) * of_linears, rounds=2, recovery=alone)], None
@@ -92,14 +93,9 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
     return {name: way for name, way in found.items() if not arguments.ways or name in arguments.ways}
 
 
-def steps_of(arguments: argparse.Namespace) -> tuple[int, int]:
-    return arguments.recovery, arguments.steps + arguments.recovery
-
-
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     base = bench.base()
-    whole = steps_of(arguments)[1]
-    dense = bench.trained("dense", FineTuning(replace(bench.training, steps=whole, evaluate_every=whole)))
+    dense = bench.trained("dense", bench.fine_tuning(0, steps=arguments.steps + arguments.recovery))
     before = bench.errors_of(dense)
     yield row_of(bench, "dense", dense, dense, before, before) | {"folder": "dense"}
     for target in arguments.targets:
@@ -142,6 +138,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate at its height")
     parser.add_argument("--gate-rate", type=float, default=0.1)
+    parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--targets", type=float, nargs="*", default=[0.7, 0.5, 0.4, 0.3], help="shares that are left")
     parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")
@@ -165,6 +162,7 @@ def main() -> None:
             precision=arguments.precision,
         ),
         arguments.folder,
+        arguments.transcripts,
         memory=False,
     )
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}

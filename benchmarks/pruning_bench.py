@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource, DataConfig, open_data
 from sotto.decoding import Decoding
@@ -30,6 +31,8 @@ class Bench:
     normalizer: Normalizer
     training: Training
     folder: Path
+    transcripts: str
+    """name of the normaliser that gives what is learnt of the training transcripts"""
     memory: bool
     """whether each row has the peak memory of a process that loads and runs its model, which takes seconds a row"""
 
@@ -62,9 +65,16 @@ class Bench:
         found.language = self.language
         return found
 
-    def fine_tuning(self, seed: int, *terms: Any) -> FineTuning:
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """How every training hears and writes its clips."""
+        return {"augmentation": Augmentation(speed=(0.9, 1.0, 1.1)), "transcripts": self.transcripts}
+
+    def fine_tuning(self, seed: int, *terms: Any, steps: int | None = None) -> FineTuning:
         """The last weights are kept, since the best by WER are those on which a penalty has worked least."""
-        return FineTuning(replace(self.training, seed=seed), objectives=terms)
+        steps = steps or self.training.steps
+        training = replace(self.training, seed=seed, steps=steps, evaluate_every=steps)
+        return FineTuning(training, objectives=terms, **self.learnt)
 
     def errors_of(self, recognizer: Recognizer) -> ErrorReport:
         return self.measured(recognizer, self.test)

@@ -41,6 +41,7 @@ TRAINED_BY = (
     "batch_size",
     "learning_rate",
     "precision",
+    "transcripts",
     "form",
     "attention",
     "feed_forward",
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--lambdas", type=float, nargs="*", default=[0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000])
     parser.add_argument("--main", type=float, help="the lambda that is repeated with other seeds")
@@ -175,6 +177,7 @@ def main() -> None:
         get_normalizer(arguments.normalizer),
         training,
         arguments.folder,
+        arguments.transcripts,
         arguments.memory,
     )
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}

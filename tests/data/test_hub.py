@@ -300,3 +300,17 @@ def test_samples_come_from_the_first_part_of_a_large_split(serve, table) -> None
 )
 def test_hub_ids(path: str, expected: bool) -> None:
     assert is_hub_id(path) is expected
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_texts_may_take_the_place_of_those_of_a_hub_dataset(table, serve, shuffled: bool) -> None:
+    serve(table)
+    source = open_hub()
+    everything = [reference.name for reference in source.references]
+    names = everything[:5]  # the last ones are broken
+    chosen = names[1:][::-1] if shuffled else names[1:]
+    found = source.with_texts(dict.fromkeys(chosen, "said anew"))
+    clips = [found.read(reference) for reference in found.references]
+    assert [(clip.name, clip.text) for clip in clips] == [(name, "said anew") for name in names[1:]]
+    assert all(len(clip.audio) for clip in clips)
+    assert [reference.name for reference in source.references] == everything  # the source is as it was

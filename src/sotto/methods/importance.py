@@ -26,6 +26,7 @@ from sotto.methods.groups import stacks_named
 from sotto.methods.method import StepContext, methods
 from sotto.progress import track
 from sotto.surgery import get_linear, layer_path
+from sotto.text import get_normalizer
 
 BATCH = 8
 
@@ -39,12 +40,15 @@ class ImportancePruning:
     by: Literal["magnitude", "taylor"] = "magnitude"
     clips: int = 64
     """training clips, the first ones, over which the loss is taken"""
+    transcripts: str = "none"
+    """name of the normaliser that gives what the model writes of their transcripts"""
     gates: tuple[Kind, ...] = ("heads", "neurons", "channels")
     stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
 
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:
             raise SottoError(f"target must be between 0 and 1, found {self.target}")
+        get_normalizer(self.transcripts)
         if self.clips < 1:
             raise SottoError(f"clips must be at least 1, found {self.clips}")
         if "modules" in self.gates or not self.gates:
@@ -125,7 +129,8 @@ def examples(recognizer: Recognizer, config: ImportancePruning, context: StepCon
     if context.train is None or context.language is None:
         raise SottoError("importance_pruning by taylor needs data.train and language")
     context.train.require_transcripts()
-    clips = ClipExamples(context.train, Augmentation(), recognizer.family.longest_seconds, context.seed)
+    written = get_normalizer(config.transcripts)
+    clips = ClipExamples(context.train, Augmentation(), recognizer.family.longest_seconds, context.seed, written)
     return [clips[index] for index in range(min(config.clips, len(clips)))]
 
 
