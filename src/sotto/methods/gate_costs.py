@@ -35,7 +35,7 @@ class ModuleCost:
 
     def at(self, width: torch.Tensor) -> torch.Tensor:
         """Differentiable in `width`; the first and the last line go on beyond the ends, but not below zero."""
-        line = min(max(int(np.searchsorted(self.widths, float(width), side="right")), 1), len(self.widths) - 1)
+        line = min(max(int(np.searchsorted(self.widths, float(width.detach()), side="right")), 1), len(self.widths) - 1)
         low, high = self.widths[line - 1], self.widths[line]
         slope = (self.costs[line] - self.costs[line - 1]) / (high - low)
         return (self.costs[line - 1] + slope * (width - low)).clamp(min=0)
