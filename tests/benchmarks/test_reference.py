@@ -34,7 +34,7 @@ def shortened(path: Path, folder: Path, base: Path | None) -> Path:
     for entry in values.get("objectives", []):
         for settings in entry.values():
             if "teacher" in settings:
-                settings["teacher"] = str(REFERENCE / made_by(settings["teacher"]))
+                settings["teacher"] = str(untrained(made_by(settings["teacher"]), folder))
     if "weights_from" in values:
         values["weights_from"] = str(untrained(made_by(values["weights_from"]), folder))
     values["training"] |= SHORT
@@ -58,7 +58,7 @@ def made_by(model: str) -> str:
 def untrained(name: str, folder: Path) -> Path:
     """A model of the same dimensions, which stands in for one that is trained."""
     config = read_training_recipe(REFERENCE / name / "train-1.yaml").new
-    return Recognizer(*new_models.handler(config)(config, list(PITCHES), 0)).save(folder / "untrained")
+    return Recognizer(*new_models.handler(config)(config, list(PITCHES), 0)).save(folder / f"untrained-{name}")
 
 
 @pytest.fixture
