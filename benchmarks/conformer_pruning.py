@@ -15,13 +15,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pruning_bench import Bench, check_folder, row_of
+from pruning_bench import Bench, line_of, opened, parser_for, row_of
 from results_file import write_results
 from sotto.checkpoint import Recognizer
-from sotto.data import DataConfig
 from sotto.methods import (
     FineTuning,
     ImportancePruning,
@@ -31,11 +29,8 @@ from sotto.methods import (
     MagnitudePruning,
 )
 from sotto.metrics.cost import count_parameters
-from sotto.report.formats import points, rate
 from sotto.side_by_side import SideBySide, Timing, benchmark
 from sotto.surgery import get_linear, linears_of
-from sotto.text import get_normalizer
-from sotto.training import Training
 
 TRAINED_BY = (
     "model",
@@ -46,7 +41,7 @@ TRAINED_BY = (
     "steps",
     "recovery",
     "batch_size",
-    "rate",
+    "learning_rate",
     "gate_rate",
     "precision",
     "transcripts",
@@ -118,55 +113,19 @@ def speeds(bench: Bench, found: list[dict[str, Any]], rounds: int) -> list[SideB
 
 
 def line(row: dict[str, Any]) -> str:
-    against = row["against_dense"]
-    change = ""
-    if against is not None:
-        low, high = (100 * edge for edge in against["interval"])
-        change = f"{points(against['wer'])} ({low:+.1f} to {high:+.1f})"
     target = f"{row['target']:.0%}" if "target" in row else ""
-    shares = f"{100 * (1 - row['removed']):.1f} % | {100 * row['flops']:.1f} %"
-    return f"| {row['way']} | {target} | {shares} | {row['bytes'] / 1e6:.2f} MB | {rate(row['wer'])} | {change} |"
+    return line_of(row, target, f"{100 * (1 - row['removed']):.1f} %", f"{100 * row['flops']:.1f} %")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "train", "validation", "test", "language", "normalizer", "name"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=600)
+    parser = parser_for(__doc__)
     parser.add_argument("--recovery", type=int, default=300)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate at its height")
     parser.add_argument("--gate-rate", type=float, default=0.1)
-    parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
-    parser.add_argument("--precision", default="bf16")
     parser.add_argument("--targets", type=float, nargs="*", default=[0.7, 0.5, 0.4, 0.3], help="shares that are left")
     parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")
     parser.add_argument("--rounds", type=int, default=3, help="of timing")
-    parser.add_argument("--test-samples", type=int, help="test clips to draw")
     arguments = parser.parse_args()
-    bench = Bench(
-        arguments.model,
-        DataConfig(arguments.train),
-        DataConfig(arguments.validation),
-        DataConfig(arguments.test, samples=arguments.test_samples),
-        arguments.language,
-        get_normalizer(arguments.normalizer),
-        Training(
-            steps=arguments.steps,
-            batch_size=arguments.batch_size,
-            learning_rate=arguments.rate,
-            warmup_steps=arguments.steps // 20,
-            evaluate_every=arguments.steps,
-            keep="last",
-            precision=arguments.precision,
-        ),
-        arguments.folder,
-        arguments.transcripts,
-        memory=False,
-    )
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    check_folder(arguments.folder, {key: settings[key] for key in TRAINED_BY})
+    bench, settings = opened(arguments, TRAINED_BY)
     found = []
     for row in rows(bench, arguments):
         found.append(row)

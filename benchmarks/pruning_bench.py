@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from sotto.decoding import Decoding
 from sotto.measurement import evaluate, measure_cost
 from sotto.methods import FineTuning, StepContext, methods
 from sotto.metrics.errors import ErrorReport, compare
+from sotto.report.formats import points, rate
 from sotto.side_by_side import Timing, visit
-from sotto.text import Normalizer
+from sotto.text import Normalizer, get_normalizer
 from sotto.training import Training
 
 
@@ -121,3 +124,58 @@ def check_folder(folder: Path, settings: dict[str, Any]) -> None:
     if path.is_file() and path.read_text() != text:
         raise SystemExit(f"{folder} holds models trained with other settings; name another folder")
     path.write_text(text)
+
+
+def parser_for(description: str | None) -> argparse.ArgumentParser:
+    """The options that all have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "train", "validation", "test", "language", "normalizer", "name"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--test-samples", type=int, help="test clips to draw")
+    return parser
+
+
+def opened(
+    arguments: argparse.Namespace, trained_by: Sequence[str], memory: bool = False
+) -> tuple[Bench, dict[str, Any]]:
+    """The bench, and all settings as they are written down. `trained_by` names those that what is kept depends on."""
+    training = Training(
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        warmup_steps=arguments.steps // 20,
+        evaluate_every=arguments.steps,
+        keep="last",
+        precision=arguments.precision,
+    )
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    check_folder(arguments.folder, {key: settings[key] for key in trained_by})
+    bench = Bench(
+        arguments.model,
+        DataConfig(arguments.train),
+        DataConfig(arguments.validation),
+        DataConfig(arguments.test, samples=arguments.test_samples),
+        arguments.language,
+        get_normalizer(arguments.normalizer),
+        training,
+        arguments.folder,
+        arguments.transcripts,
+        memory,
+    )
+    return bench, settings
+
+
+def line_of(row: dict[str, Any], *cells: str) -> str:
+    """A row of a table: the way, `cells`, bytes, WER, and its difference from the dense model."""
+    against, change = row["against_dense"], ""
+    if against is not None:
+        low, high = (100 * edge for edge in against["interval"])
+        change = f"{points(against['wer'])} ({low:+.1f} to {high:+.1f})"
+    size = f"{row['bytes'] / 1e6:.2f} MB"
+    return f"| {' | '.join((row['way'], *cells, size, rate(row['wer']), change))} |"

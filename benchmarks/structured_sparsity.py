@@ -16,19 +16,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from pruning_bench import Bench, check_folder, row_of
+from pruning_bench import Bench, line_of, opened, parser_for, row_of
 from results_file import write_results
 from sotto.checkpoint import Recognizer
-from sotto.data import DataConfig
 from sotto.methods import AdaptivePruning, MagnitudePruning, SparseGroupLasso, StepContext, methods
 from sotto.methods.removal import remove_idle
 from sotto.metrics.errors import ErrorReport
-from sotto.report.formats import points, rate
-from sotto.text import get_normalizer
-from sotto.training import Training
 
 IMP_ROUNDS = 4
 TRAINED_BY = (
@@ -126,26 +121,12 @@ def searched(
 
 
 def line(row: dict[str, Any]) -> str:
-    against = row["against_dense"]
-    change = ""
-    if against is not None:
-        low, high = (100 * edge for edge in against["interval"])
-        change = f"{points(against['wer'])} ({low:+.1f} to {high:+.1f})"
     settings = ", ".join(f"{key} {row[key]:g}" for key in ("lambda", "seed", "element", "share") if key in row)
-    shares = " | ".join(f"{100 * row[key]:.1f} %" for key in ("pruned", "removed", "flops"))
-    return f"| {row['way']} | {settings} | {shares} | {row['bytes'] / 1e6:.2f} MB | {rate(row['wer'])} | {change} |"
+    return line_of(row, settings, *(f"{100 * row[key]:.1f} %" for key in ("pruned", "removed", "flops")))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "train", "validation", "test", "language", "normalizer", "name"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
-    parser.add_argument("--precision", default="bf16")
+    parser = parser_for(__doc__)
     parser.add_argument("--lambdas", type=float, nargs="*", default=[0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000])
     parser.add_argument("--main", type=float, help="the lambda that is repeated with other seeds")
     parser.add_argument("--seeds", type=int, default=3)
@@ -157,31 +138,8 @@ def main() -> None:
     parser.add_argument("--feed-forward", default="neuron")
     parser.add_argument("--encoder-only", action="store_true", help="for a CTC model")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
-    parser.add_argument("--test-samples", type=int, help="test clips to draw")
     arguments = parser.parse_args()
-    training = Training(
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        warmup_steps=arguments.steps // 20,
-        evaluate_every=arguments.steps,
-        keep="last",
-        precision=arguments.precision,
-    )
-    bench = Bench(
-        arguments.model,
-        DataConfig(arguments.train),
-        DataConfig(arguments.validation),
-        DataConfig(arguments.test, samples=arguments.test_samples),
-        arguments.language,
-        get_normalizer(arguments.normalizer),
-        training,
-        arguments.folder,
-        arguments.transcripts,
-        arguments.memory,
-    )
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    check_folder(arguments.folder, {key: settings[key] for key in TRAINED_BY})
+    bench, settings = opened(arguments, TRAINED_BY, arguments.memory)
     found = []
     for row in rows(bench, arguments):
         found.append(row)

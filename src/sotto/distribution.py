@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import torch
 from accelerate import PartialState
 
@@ -12,3 +17,16 @@ def processes() -> PartialState:
     Without the word `cpu`, accelerate takes a machine that has no GPU for a single process, whatever the launcher says.
     """
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def found_once(path: Path, find: Callable[[], Any]) -> Any:
+    """What `find` gives, as JSON: found by the main process alone, kept at `path`, and taken from there by all."""
+    state = processes()
+    if state.is_main_process and not path.is_file():
+        found = find()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
+        partial.replace(path)
+    state.wait_for_everyone()
+    return json.loads(path.read_text(encoding="utf-8"))

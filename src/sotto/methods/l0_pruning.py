@@ -7,7 +7,6 @@ teaches the pruned one layer by layer. Which masks, the constraint and all const
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import nn
 
 from sotto.checkpoint import Recognizer
 from sotto.configuration import parse, to_plain
-from sotto.distribution import processes
+from sotto.distribution import found_once
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.methods.fine_tuning import FineTuning, fine_tune
@@ -127,15 +126,8 @@ class L0Objective(Objective):
 
 def kept_costs(recognizer: Recognizer, gated: Sequence[GatedModule], constraint: Constraint, path: Path) -> GateCosts:
     """The costs that the main process finds, the same for all processes and after an interruption: times vary."""
-    state = processes()
-    if state.is_main_process and not path.is_file():
-        found = gate_costs(recognizer, gated, constraint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(to_plain(found)), encoding="utf-8")
-        partial.replace(path)
-    state.wait_for_everyone()
-    return parse(GateCosts, json.loads(path.read_text(encoding="utf-8")), path.name)
+    found = found_once(path, lambda: to_plain(gate_costs(recognizer, gated, constraint)))
+    return parse(GateCosts, found, path.name)
 
 
 @methods.register("l0_pruning", L0Pruning)
