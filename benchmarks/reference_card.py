@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sotto.checkpoint import load
 from sotto.metrics.cost import count_parameters
@@ -75,6 +78,30 @@ def sources(recipes: Sequence[Path]) -> list[str]:
     return [f"- {line}" for name, line in SOURCES.items() if f"{name}/train" in texts]
 
 
+def origin(recipes: Sequence[Path]) -> str:
+    """Whose weights and whose answers the model had, in words."""
+    plans = [yaml.safe_load(path.read_text()) for path in recipes]
+    layers = plans[0].get("weights_from")
+    objectives = [
+        objective for plan in plans for objective in plan.get("objectives", []) if isinstance(objective, dict)
+    ]
+    teachers = [
+        settings["teacher"] for objective in objectives for settings in objective.values() if "teacher" in settings
+    ]
+    return ", ".join(
+        [
+            f"from the layers of {model_name(layers)}" if layers else "from nothing",
+            f"with {model_name(teachers[-1])} as the encoder's teacher" if teachers else "without a teacher",
+        ]
+    )
+
+
+def model_name(path: str) -> str:
+    """`conformer-english` of both `../conformer-english` and `../../../runs/conformer-english-2/model`."""
+    folder = Path(path).parent if Path(path).name == "model" else Path(path)
+    return re.sub(r"-\d+$", "", folder.name)
+
+
 def card(name: str, recognizer: Any, language: str, runs: Sequence[Path], outputs: Sequence[tuple[str, str]]) -> str:
     folder = REFERENCE / name
     parts = sorted(folder.glob("train*.yaml"))
@@ -96,8 +123,9 @@ tags: [sotto]
 
 # {name}
 
-A small recogniser to measure compression on, trained from nothing with `sotto train`: {parameters.total:,} parameters,
-of which the encoder has {parameters.encoder:,}. It is not meant for use: it has heard a few hours of speech only.
+A small recogniser to measure compression on, trained with `sotto train` {origin(recipes)}:
+{parameters.total:,} parameters, of which the encoder has {parameters.encoder:,}. It is not meant for use: it has heard a
+few hours of speech only.
 
 ## Data
 
