@@ -85,9 +85,8 @@ def origin(recipes: Sequence[Path]) -> str:
     objectives = [
         objective for plan in plans for objective in plan.get("objectives", []) if isinstance(objective, dict)
     ]
-    teachers = [
-        settings["teacher"] for objective in objectives for settings in objective.values() if "teacher" in settings
-    ]
+    settings = [each for objective in objectives for each in objective.values()]
+    teachers = [each["teacher"] for each in settings if "teacher" in each]
     return ", ".join(
         [
             f"from the layers of {model_name(layers)}" if layers else "from nothing",
@@ -124,8 +123,8 @@ tags: [sotto]
 # {name}
 
 A small recogniser to measure compression on, trained with `sotto train` {origin(recipes)}:
-{parameters.total:,} parameters, of which the encoder has {parameters.encoder:,}. It is not meant for use: it has heard a
-few hours of speech only.
+{parameters.total:,} parameters, of which the encoder has {parameters.encoder:,}.
+It is not meant for use: it has heard a few hours of speech only.
 
 ## Data
 
