@@ -23,7 +23,7 @@ def term(objective: CtcObjective, states: torch.Tensor, labels: list[list[int]],
 
 def of_tokens(weight: float, width: int, text_tokens: int) -> CtcObjective:
     """One whose units are the tokens themselves."""
-    return CtcObjective(weight, width, torch.arange(text_tokens)[:, None])
+    return CtcObjective(EncoderCtc(weight), width, 320, torch.arange(text_tokens)[:, None])
 
 
 def with_probabilities(weight: float, probabilities: list[float]) -> CtcObjective:
@@ -118,7 +118,7 @@ def test_tokens_are_spelt_out_in_order() -> None:
     """Token 0 is "ab", 1 is "b", 2 is "aba": the same loss as of the letters."""
     spelling = torch.tensor([[0, 1, IGNORED], [1, IGNORED, IGNORED], [0, 1, 0]])
     torch.manual_seed(0)
-    spelt_out = CtcObjective(1.0, 4, spelling)
+    spelt_out = CtcObjective(EncoderCtc(1.0), 4, 320, spelling)
     letters = of_tokens(1.0, 4, 2)
     letters.load_state_dict(spelt_out.state_dict())
     states = torch.randn(2, 12, 4)
@@ -140,6 +140,40 @@ def test_characters_are_those_of_the_text_whatever_the_tokens(text: str) -> None
     assert len(tokens) != len(text)
     found = objective.units_of(torch.tensor([*tokens, processor.tokenizer.eos_token_id, IGNORED]))
     assert found.tolist() == [character.encode()[-1] for character in text]
+
+
+def test_at_first_the_units_share_the_audio_evenly() -> None:
+    """Two units over four of five positions: two positions each; from the step that is named on it is CTC."""
+    spelling = torch.arange(2)[:, None]
+    objective = CtcObjective(EncoderCtc(0.5, flat_start=3), 3, 320, spelling)
+    torch.manual_seed(0)
+    states = torch.randn(2, 5, 3)
+    examples = [Example(np.zeros(samples, np.float32), "", None, None) for samples in (1000, 1600)]
+    assert objective.collate is not None
+    batch = {"labels": torch.tensor([[9, 0, 1], [1, 9, IGNORED]]), **objective.collate(examples)}
+    outputs = SimpleNamespace(encoder_last_hidden_state=states)
+    scores = objective.head(states).log_softmax(-1)
+    first = -(scores[0, :2, 0].sum() + scores[0, 2:4, 1].sum()) / 4
+    second = -scores[1, :, 1].mean()
+    for step in (0, 2):
+        objective.after_step(nn.Identity(), step, 0.1)
+        found = objective(nn.Identity(), batch, outputs, torch.tensor(4))
+        torch.testing.assert_close(found, 0.5 * (2 * first + second) / 4)
+    objective.after_step(nn.Identity(), 3, 0.1)
+    ctc = CtcObjective(EncoderCtc(0.5), 3, 320, spelling)
+    ctc.head.load_state_dict(objective.head.state_dict())
+    of_ctc = ctc(nn.Identity(), batch, outputs, torch.tensor(4))
+    torch.testing.assert_close(objective(nn.Identity(), batch, outputs, torch.tensor(4)), of_ctc)
+    assert objective.state_dict()["steps"] == 3  # a run that goes on knows where it was
+
+
+def test_a_flat_start_of_clips_without_text_counts_nothing() -> None:
+    objective = CtcObjective(EncoderCtc(0.5, flat_start=3), 3, 320, torch.arange(2)[:, None])
+    batch = {"labels": torch.tensor([[9, IGNORED]]), "ctc_positions": torch.tensor([4])}
+    outputs = SimpleNamespace(encoder_last_hidden_state=torch.randn(1, 5, 3, requires_grad=True))
+    loss = objective(nn.Identity(), batch, outputs, torch.tensor(4))
+    loss.backward()
+    assert loss.item() == 0
 
 
 def trained(parameter: Any) -> bool:
