@@ -91,9 +91,7 @@ def main() -> None:
         decisions = decide(gates, costs, TARGET)
         carry_out(model, gated, decisions)
     after = count_parameters(model).total
-    print(
-        f"{before:,} parameters before, {after:,} after: {after / before:.2%}, decided {share_of(decisions, costs):.2%}"
-    )
+    print(f"{before:,} parameters before, {after:,} after: {after / before:.2%}")
     settings = vars(arguments) | {"threads": torch.get_num_threads()}
     print(
         write_results(
