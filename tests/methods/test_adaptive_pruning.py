@@ -11,7 +11,7 @@ from sotto.errors import SottoError
 from sotto.methods import AdaptivePruning, StepContext, apply_adaptive_pruning
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
-from sotto.surgery import structure_of
+from sotto.surgery import drop_module, layers_of, structure_of
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
 
@@ -70,6 +70,17 @@ def test_one_stack_can_be_left_alone(tmp_path: Path) -> None:
     apply_adaptive_pruning(found, AdaptivePruning(element=0.5, group=-3.0, stacks=("encoder",)), StepContext(tmp_path))
     assert zero_share(found.model, ("encoder",)) > 0.2
     assert zero_share(found.model, ("decoder",)) == 0.0
+
+
+def test_a_stack_without_modules_has_nothing_to_prune(tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    for stack, layer in layers_of(found.model):
+        if stack.name == "encoder":
+            for module in stack.modules:
+                drop_module(found.model, stack, layer, module)
+    config = AdaptivePruning(element=0.5, group=-3.0, stacks=("encoder",))
+    with pytest.raises(SottoError, match="adaptive_pruning: there are no linears left in the layers of encoder"):
+        apply_adaptive_pruning(found, config, StepContext(tmp_path))
 
 
 def bounded(wers: list[float], most: float) -> Any:

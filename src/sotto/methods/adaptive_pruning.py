@@ -77,14 +77,20 @@ class AdaptivePruning:
 
 @methods.register("adaptive_pruning", AdaptivePruning)
 def apply_adaptive_pruning(recognizer: Recognizer, config: AdaptivePruning, context: StepContext) -> list[str]:
-    """Prune `recognizer` in place. Raises SottoError where thresholds are searched without validation clips."""
+    """Prune `recognizer` in place.
+
+    Raises SottoError where thresholds are searched without validation clips, or nothing is left to prune.
+    """
     if config.searches and context.validation_wer is None:
         raise SottoError(
             "adaptive_pruning searches for thresholds by validation WER; give data.validation, or element and group"
         )
     model = recognizer.model
     stacks = stacks_named(recognizer, config.stacks)
+    named = " and ".join(stack.name for stack in stacks)
     sets = [groups for stack in stacks for groups in groups_of(model, stack, config.attention, config.feed_forward)]
+    if not sets:
+        raise SottoError(f"adaptive_pruning: there are no linears left in the layers of {named}")
     if config.rule == "cov_percentile":
         prune_by_variation(matrices(model, sets))
         notes = ["elements pruned by the coefficient of variation of their tensor"]
@@ -92,7 +98,7 @@ def apply_adaptive_pruning(recognizer: Recognizer, config: AdaptivePruning, cont
         notes = prune_by_statistics(recognizer, config, sets, context)
     weights = matrices(model, sets)
     zero = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
-    notes.append(f"{zero:.1%} of the weights of all linears in {' and '.join(stack.name for stack in stacks)} are zero")
+    notes.append(f"{zero:.1%} of the weights of all linears in {named} are zero")
     if config.remove:
         removed = remove_idle(model)
         notes.append(f"{removed.heads} heads and {removed.neurons} neurons taken out")
