@@ -14,12 +14,15 @@ import yaml
 from safetensors.torch import load_file
 
 from digits import MODEL, some_clips
+from recognizers import recognizer
+from sotto import compress
 from sotto.augmentation import Augmentation
 from sotto.calibration import calibrate
 from sotto.checkpoint import Recognizer
+from sotto.data import DataConfig
 from sotto.examples import ClipExamples
 from sotto.families.whisper import Whisper
-from sotto.methods import SparseGroupLasso
+from sotto.methods import L0Pruning, LayerwiseDistillation, SparseGroupLasso
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
@@ -232,3 +235,48 @@ def test_a_recipe_in_two_processes_gives_what_it_gives_in_one(tmp_path: Path) ->
     assert shared.keys() == alone.keys()
     for name, tensor in alone.items():
         assert shared[name].shape == tensor.shape, name
+
+
+GATES = """
+import sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+sys.path.insert(0, sys.argv[1])
+from test_distributed import gated
+
+found = gated(Path(sys.argv[2]))
+torch.save(found, Path(sys.argv[2]) / f"{PartialState().process_index}.pt")
+"""
+
+
+def gated(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a Conformer that was pruned by gates and a teacher, in bf16."""
+    found = recognizer("parakeet")
+    settings: dict[str, Any] = {"steps": 12, "batch_size": 4, "keep": "last", "evaluate_every": 12, "workers": 0}
+    step = L0Pruning(
+        Training(precision="bf16", **settings),
+        (LayerwiseDistillation(),),
+        target=0.7,
+        gate_rate=0.5,
+        transcripts_from=str(folder / "dense"),
+    )
+    data = {"train": DataConfig(str(folder / "eight")), "validation": DataConfig(str(folder / "seven"))}
+    pruned = compress(found, step, language="en", **data)
+    return dict(pruned.model.state_dict())
+
+
+def test_two_processes_learn_the_same_gates(tmp_path: Path) -> None:
+    """Each with clips of its own; what was open, and what is left, must not differ."""
+    write_folder(tmp_path / "seven", WORDS[:7], SECONDS[:7])
+    write_folder(tmp_path / "eight", WORDS, SECONDS)
+    dense = recognizer("parakeet")
+    dense.save(tmp_path / "dense")
+    (tmp_path / "script.py").write_text(GATES)
+    launch(str(tmp_path / "script.py"), str(Path(__file__).parent), str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{index}.pt") for index in range(2))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=0, msg=name)
+    before = dense.model.state_dict()
+    assert sum(tensor.numel() for tensor in first.values()) < 0.75 * sum(tensor.numel() for tensor in before.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource, DataConfig, open_data
 from sotto.decoding import Decoding
+from sotto.distribution import scratch_folder
 from sotto.errors import SottoError
 from sotto.measurement import evaluate
 from sotto.methods import StepContext, methods
@@ -38,9 +38,9 @@ def compress(
             raise SottoError(f"{step!r} is no method; known: {', '.join(methods.types)}")
     model = load(recognizer) if isinstance(recognizer, str | Path) else recognizer.copy()
     model.language = language
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         context = StepContext(
-            folder=Path(folder),
+            folder=folder,
             calibration=opened(calibration, model),
             train=opened(train, model),
             validation=opened(validation, model),
@@ -51,7 +51,7 @@ def compress(
         if context.validation is not None:
             context = replace(context, validation_wer=lambda tried: validation_wer(tried, context))
         for index, step in enumerate(steps, start=1):
-            methods.handler(step)(model, step, replace(context, folder=Path(folder) / str(index)))
+            methods.handler(step)(model, step, replace(context, folder=folder / str(index)))
     return model
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 
 def processes() -> PartialState:
@@ -30,3 +33,14 @@ def found_once(path: Path, find: Callable[[], Any]) -> Any:
         partial.replace(path)
     state.wait_for_everyone()
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder of all processes together, which goes when the last of them is done."""
+    state = processes()
+    with tempfile.TemporaryDirectory() as own:
+        names = [own]
+        broadcast_object_list(names)
+        yield Path(names[0])
+        state.wait_for_everyone()
