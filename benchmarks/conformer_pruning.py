@@ -15,7 +15,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import torch
+from transformers import ParakeetForCTC
 
 from pruning_bench import Bench, line_of, opened, parser_for, row_of
 from results_file import write_results
@@ -29,6 +33,7 @@ from sotto.methods import (
     MagnitudePruning,
 )
 from sotto.metrics.cost import count_parameters
+from sotto.new_models.parakeet import scale_start
 from sotto.side_by_side import SideBySide, Timing, benchmark
 from sotto.surgery import get_linear, linears_of
 
@@ -55,6 +60,8 @@ class Way:
     prune: Callable[[float], list[Any]]
     recovery: FineTuning | None
     """None where it is a part of the pruning"""
+    start: Callable[[], Recognizer] | None = None
+    """gives what is pruned, where that is not the model"""
 
 
 def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[str, Way]:
@@ -85,6 +92,10 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
             lambda target: [MagnitudePruning((1 - target) * of_linears, rounds=2, recovery=alone)], None
         ),
     }
+    if isinstance(base.model, ParakeetForCTC):
+        found["smaller from nothing"] = Way(
+            lambda target: [ImportancePruning(target)], alone, partial(untrained, bench)
+        )
     return {name: way for name, way in found.items() if not arguments.ways or name in arguments.ways}
 
 
@@ -103,7 +114,17 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
 
 def pruned(bench: Bench, folder: str, way: Way, target: float) -> Recognizer:
     steps = [*way.prune(target), *([way.recovery] if way.recovery is not None else [])]
-    return bench.trained(folder, *steps)
+    return bench.trained(folder, *steps, start=way.start)
+
+
+def untrained(bench: Bench) -> Recognizer:
+    """The model as it would be before any training; narrowed, it is a smaller one."""
+    found = bench.base()
+    torch.manual_seed(0)
+    fresh = ParakeetForCTC(found.model.config)
+    scale_start(fresh, found.model.config.encoder_config.num_hidden_layers)
+    found.model.load_state_dict(fresh.state_dict())
+    return found
 
 
 def speeds(bench: Bench, found: list[dict[str, Any]], rounds: int) -> list[SideBySide]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,11 @@ class Bench:
         found.language = self.language
         return found
 
-    def trained(self, name: str, *steps: Any) -> Recognizer:
-        """The model after steps that train, from disk where that is done."""
+    def trained(self, name: str, *steps: Any, start: Callable[[], Recognizer] | None = None) -> Recognizer:
+        """The model, or what `start` gives, after steps that train; from disk where that is done."""
         folder = self.folder / name / "model"
         if not folder.is_dir():
-            recognizer = self.base()
+            recognizer = (start or self.base)()
             for number, step in enumerate(steps):
                 methods.handler(step)(recognizer, step, self.context(f"{name}/{number}"))
             recognizer.save(folder, dtype="float32", packed=False)

@@ -10,7 +10,7 @@ import results_file
 from conformers import make
 from tones import PITCHES, write_folder
 
-WAYS = ("L0 and distillation", "Taylor", "layer dropping", "unstructured magnitude")
+WAYS = ("L0 and distillation", "Taylor", "layer dropping", "unstructured magnitude", "smaller from nothing")
 """One of each kind, but for that which depends on how busy the machine is; the others differ in a term or in a name."""
 
 

@@ -110,19 +110,19 @@ def build(config: NewParakeet, texts: Iterable[str], seed: int) -> tuple[Parakee
     model = ParakeetForCTC(
         ParakeetCTCConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, encoder_config=encoder)
     )
-    scale_start(model, config)
+    scale_start(model, config.layers)
     return model, ParakeetProcessor(extractor, tokenizer)
 
 
 @torch.no_grad()
-def scale_start(model: ParakeetForCTC, config: NewParakeet) -> None:
+def scale_start(model: ParakeetForCTC, layers: int) -> None:
     """Draw the weights of linears and convolutions anew, so that outputs are about as large as inputs.
 
     transformers' start (deviation 0.02 everywhere) makes audio a million times quieter in three stages of subsampling,
     so that the first layer norm sees biases only. Convolutions before a ReLU have the deviation of He et al. (2015);
     what is added to the residual stream is small at first (Radford et al., 2019: 1 / sqrt(number of additions)).
     """
-    additions = ADDITIONS_PER_LAYER * config.layers
+    additions = ADDITIONS_PER_LAYER * layers
     encoder: Any = model.get_encoder()
     for name, module in encoder.named_modules():
         if isinstance(module, nn.Conv2d):
