@@ -15,7 +15,7 @@ from sotto.data import ClipSource, DataConfig, open_data
 from sotto.decoding import Decoding
 from sotto.measurement import evaluate, measure_cost
 from sotto.methods import FineTuning, StepContext, methods
-from sotto.metrics.errors import ErrorReport, compare
+from sotto.metrics.errors import ErrorReport, compare, measure_errors
 from sotto.report.formats import points, rate
 from sotto.side_by_side import Timing, visit
 from sotto.text import Normalizer, get_normalizer
@@ -36,6 +36,8 @@ class Bench:
     folder: Path
     transcripts: str
     """name of the normaliser that gives what is learnt of the training transcripts"""
+    beside: tuple[Normalizer, ...]
+    """by which the error rates are taken too, of the same transcripts"""
     memory: bool
     """whether each row has the peak memory of a process that loads and runs its model, which takes seconds a row"""
 
@@ -80,24 +82,28 @@ class Bench:
         return FineTuning(training, objectives=terms, **self.learnt)
 
     def errors_of(self, recognizer: Recognizer) -> ErrorReport:
-        return self.measured(recognizer, self.test)
+        """Errors on the test clips in the texts as they are, from which those by any normalizer are found."""
+        return self.measured(recognizer, self.test, get_normalizer("none"))
 
     def validation_wer(self, recognizer: Recognizer) -> float:
-        return self.measured(recognizer, self.validation).wer
+        return self.measured(recognizer, self.validation, self.normalizer).wer
 
-    def measured(self, recognizer: Recognizer, clips: DataConfig) -> ErrorReport:
+    def measured(self, recognizer: Recognizer, clips: DataConfig, normalizer: Normalizer) -> ErrorReport:
         decoding = Decoding(language=self.language, batch_size=16)
-        return evaluate(recognizer, self.source(clips), decoding, self.normalizer)
+        return evaluate(recognizer, self.source(clips), decoding, normalizer)
 
 
 def row_of(
     bench: Bench, way: str, recognizer: Recognizer, dense: Recognizer, report: ErrorReport, before: ErrorReport
 ) -> dict[str, Any]:
-    """Parameters that are zero or gone, parameters that are gone, FLOPs and bytes, as shares of the dense model's."""
+    """Parameters that are zero or gone, parameters that are gone, FLOPs and bytes, as shares of the dense model's.
+
+    `report` and `before` are of the model and the dense one, as `Bench.errors_of` gives them.
+    """
     saved = recognizer.save(bench.folder / "measured", dtype="float16", packed=True)
     own = measure_cost(replace(recognizer, folder=saved), way)
     whole = measure_cost(dense, "dense")
-    difference = compare(before, report) if recognizer is not dense else None
+    compared = before if recognizer is not dense else None
     return {
         "way": way,
         "pruned": 1 - own.parameters.nonzero / whole.parameters.total,
@@ -105,16 +111,31 @@ def row_of(
         "flops": (own.encoder_flops + own.decoder_flops) / (whole.encoder_flops + whole.decoder_flops),
         "bytes": own.bytes_on_disk,
         "peak_memory": visit(str(saved), Timing(repeats=1)).peak_memory if bench.memory else None,
+        **rates(report, compared, bench.normalizer),
+        "beside": {normalizer.name: rates(report, compared, normalizer) for normalizer in bench.beside},
+    }
+
+
+def rates(raw: ErrorReport, raw_before: ErrorReport | None, normalizer: Normalizer) -> dict[str, Any]:
+    """Error rates after `normalizer`, and what they are above those before, with 95 % intervals."""
+    report, against = read_by(raw, normalizer), None
+    if raw_before is not None:
+        difference = compare(read_by(raw_before, normalizer), report)
+        interval = difference.wer_interval
+        against = {"wer": difference.wer_difference, "interval": [interval.low, interval.high]}
+    return {
         "wer": report.wer,
         "wer_interval": [report.wer_interval.low, report.wer_interval.high],
         "cer": report.cer,
-        "against_dense": None
-        if difference is None
-        else {
-            "wer": difference.wer_difference,
-            "interval": [difference.wer_interval.low, difference.wer_interval.high],
-        },
+        "against_dense": against,
     }
+
+
+def read_by(raw: ErrorReport, normalizer: Normalizer) -> ErrorReport:
+    """The errors that are left of texts as they are, once both have gone through `normalizer`."""
+    clips = raw.per_clip
+    names, references, hypotheses = zip(*((each.name, each.reference, each.hypothesis) for each in clips), strict=True)
+    return measure_errors(names, references, hypotheses, normalizer)
 
 
 def check_folder(folder: Path, settings: dict[str, Any]) -> None:
@@ -136,6 +157,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
+    parser.add_argument("--beside", nargs="*", default=[], help="normalizers by which the error rates are taken too")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--test-samples", type=int, help="test clips to draw")
     return parser
@@ -166,6 +188,7 @@ def opened(
         training,
         arguments.folder,
         arguments.transcripts,
+        tuple(get_normalizer(name) for name in arguments.beside),
         memory,
     )
     return bench, settings

@@ -23,7 +23,7 @@ def test_every_way_has_its_rows(
     monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
     folders = [f"--{role}={tmp_path / role}" for role in ("train", "validation", "test", "folder")]
     words = [*folders, f"--model={tmp_path / 'base'}", "--language=en", "--normalizer=basic", "--name=tones"]
-    short = ["--steps=4", "--batch-size=2", "--precision=fp32", "--seeds=2", "--main=10"]
+    short = ["--steps=4", "--batch-size=2", "--precision=fp32", "--seeds=2", "--main=10", "--beside", "none", "basic"]
     sweep = ["--lambdas", "1", "10", "--shares", "0.3", "--elements", "0.3", "0.6"]
     only = ["--encoder-only"] if architecture == "parakeet" else []
     monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only])
@@ -47,6 +47,8 @@ def test_every_way_has_its_rows(
         assert 0 <= row["removed"] <= row["pruned"] < 1
         assert row["way"] == "dense" or row["pruned"] > 0.05
         assert row["flops"] <= 1
+        assert row["beside"]["basic"] == {key: row[key] for key in ("wer", "wer_interval", "cer", "against_dense")}
+        assert row["beside"]["none"]["wer"] >= row["wer"]  # the model writes capitals or marks, or it does not
     assert max(row["bytes"] for row in rows) == rows[0]["bytes"]
     printed = capsys.readouterr().out
     assert printed.count("| TSPAR | lambda 10, seed 1, element 0.6 |") == 1
