@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,10 @@ import torch
 from results_file import write_results
 from sotto.checkpoint import Recognizer
 from sotto.examples import Example
-from sotto.families import family_of
 from sotto.methods import L0Pruning, LayerwiseDistillation
-from sotto.methods.gate_costs import gate_costs
+from sotto.methods.gate_costs import GateCosts, gate_costs
 from sotto.methods.gate_decisions import carry_out, decide
-from sotto.methods.gated_modules import KINDS, gated_modules
+from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.l0_pruning import L0Objective
@@ -48,8 +48,51 @@ def stage(name: str, found: list[dict[str, Any]]) -> Iterator[None]:
     print(f"{name}: {found[-1]['seconds']:.1f} s, most memory so far {peak / 1e9:.2f} GB", flush=True)
 
 
+@dataclass(frozen=True)
+class Parts:
+    recognizer: Recognizer
+    gated: list[GatedModule]
+    costs: GateCosts
+    gates: Gates
+
+
+def with_gates(recognizer: Recognizer, config: L0Pruning) -> Parts:
+    gated = list(gated_modules(recognizer.model, ["encoder"], KINDS))
+    gates = Gates(gated, HardConcrete(), config.open_share, with_modules=True)
+    return Parts(recognizer, gated, gate_costs(recognizer, gated, config.constraint), gates)
+
+
 def words(count: int, rng: np.random.Generator) -> str:
     return " ".join("".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 4)) for _ in range(count))
+
+
+@contextmanager
+def learning(parts: Parts, config: L0Pruning, audio: np.ndarray) -> Iterator[Callable[[], None]]:
+    """An optimiser step on one clip, with gates and teacher attached meanwhile."""
+    family, model = parts.recognizer.family, parts.recognizer.model
+    objective = L0Objective(parts.gates, parts.costs, config)
+    distillation = LayerwiseDistillation()
+    taught = objectives.handler(distillation)(distillation, Setting(family))
+    trained = TrainedModel(family, [objective, taught], 0.0).train()
+    own = [
+        {"params": group.parameters, "lr": group.learning_rate, "maximize": group.maximize}
+        for group in objective.parameter_groups()
+    ]
+    optimizer = torch.optim.AdamW([{"params": list(model.parameters()), "lr": 1e-5}, *own], foreach=False)
+    batch = family.collator("en")([Example(audio, "some words", "en", None)])
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        with torch.autocast("cpu", torch.bfloat16):
+            trained(**batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        done += 1
+        objective.after_step(model, done, 1e-5)
+
+    with objective.attached(model), taught.attached(model):
+        yield step
 
 
 def main() -> None:
@@ -58,47 +101,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
+    config = L0Pruning(Training(steps=arguments.steps, keep="last"), target=TARGET, target_warmup=0.0)
     found: list[dict[str, Any]] = []
     with stage("model", found):
-        model, processor = build(SHAPE, [words(2000, rng)], seed=0)
-        recognizer = Recognizer(model.to(torch.bfloat16), processor)
-    before = count_parameters(model).total
-    with stage("gates and teacher", found):
-        gated = list(gated_modules(model, ["encoder"], KINDS))
-        costs = gate_costs(recognizer, gated, "parameters")
-        gates = Gates(gated, HardConcrete(), 0.9, with_modules=True)
-        config = L0Pruning(Training(steps=arguments.steps, keep="last"), target=TARGET, target_warmup=0.0)
-        family = family_of(model.config)(model, processor)
-        distillation = LayerwiseDistillation()
-        taught = objectives.handler(distillation)(distillation, Setting(family))
-        trained = TrainedModel(family, [L0Objective(gates, costs, config), taught], 0.0).train()
-    groups = [
-        {"params": list(model.parameters()), "lr": 1e-5},
-        {"params": list(gates.parameters()), "lr": config.gate_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, foreach=False)
-    audio = rng.normal(0, 0.1, int(arguments.seconds * 16_000)).astype(np.float32)
-    batch = family.collator("en")([Example(audio, words(8, rng), "en", None)])
-    with trained.objectives[0].attached(model), taught.attached(model):
-        for step in range(1, arguments.steps + 1):
-            with stage(f"optimiser step {step}", found), torch.autocast("cpu", torch.bfloat16):
-                trained(**batch)["loss"].backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                gates.clamp()
-    del optimizer, trained, taught
+        recognizer = Recognizer(*build(SHAPE, [words(2000, rng)], 0))
+        recognizer.model.to(torch.bfloat16)
+    before = count_parameters(recognizer.model).total
+    with stage("gates", found):
+        parts = with_gates(recognizer, config)
+    with learning(parts, config, rng.normal(0, 0.1, int(arguments.seconds * 16_000)).astype(np.float32)) as step:
+        for number in range(1, arguments.steps + 1):
+            with stage(f"optimiser step {number}", found):
+                step()
+    del step
     with stage("decision and removal", found):
-        decisions = decide(gates, costs, TARGET)
-        carry_out(model, gated, decisions)
-    after = count_parameters(model).total
+        carry_out(recognizer.model, parts.gated, decide(parts.gates, parts.costs, TARGET))
+    after = count_parameters(recognizer.model).total
     print(f"{before:,} parameters before, {after:,} after: {after / before:.2%}")
     settings = vars(arguments) | {"threads": torch.get_num_threads()}
-    print(
-        write_results(
-            "gates-true-shape",
-            {"settings": settings, "parameters": {"before": before, "after": after}, "stages": found},
-        )
-    )
+    counts = {"before": before, "after": after}
+    print(write_results("gates-true-shape", {"settings": settings, "parameters": counts, "stages": found}))
 
 
 if __name__ == "__main__":

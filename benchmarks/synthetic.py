@@ -78,6 +78,7 @@ class Reading:
     speed: float
     pitch: int = 50
     """of espeak-ng; the other voices have their own"""
+    language: str = "en"
 
     @property
     def speaker(self) -> str:
@@ -165,7 +166,7 @@ def make_folder(folder: Path, readings: Sequence[Reading], jobs: int) -> None:
 def write_metadata(folder: Path, readings: Sequence[Reading], seconds: dict[Reading, float]) -> None:
     """List the readings whose clips are there; the old list stays until the new one is whole."""
     rows = [
-        (reading.file_name, reading.text, reading.speaker, "en", f"{seconds[reading]:.2f}")
+        (reading.file_name, reading.text, reading.speaker, reading.language, f"{seconds[reading]:.2f}")
         for reading in readings
         if reading in seconds
     ]
@@ -192,8 +193,14 @@ def festival_voices() -> str:
 def install_voices() -> None:
     """Have apt-get install what is missing, if anything is. Raises SottoError where it cannot."""
     missing = missing_packages()
-    if not missing:
-        return
+    if missing:
+        install_packages(missing)
+        if still := missing_packages():
+            raise SottoError(f"apt-get installed {' '.join(missing)}, but these are still missing: {' '.join(still)}")
+
+
+def install_packages(missing: Sequence[str]) -> None:
+    """Have apt-get install Debian packages. Raises SottoError where it cannot."""
     names = " ".join(missing)
     if shutil.which("apt-get") is None:
         raise SottoError(f"no apt-get here to install {names}; install these programs and voices another way")
@@ -204,8 +211,6 @@ def install_voices() -> None:
         done = subprocess.run(["apt-get", *arguments], env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SottoError(f"apt-get {arguments[0]} failed: {done.stderr.strip()[-500:]}")
-    if still := missing_packages():
-        raise SottoError(f"apt-get installed {names}, but these are still missing: {' '.join(still)}")
 
 
 def main() -> None:

@@ -15,7 +15,15 @@ from sotto.errors import SottoError
 from sotto.methods import ImportancePruning, LayerDropping, StepContext
 from sotto.methods.gate_costs import GateCosts, ModuleCost
 from sotto.methods.gated_modules import GatedModule, gated_modules
-from sotto.methods.importance import examples, mean_changes, mean_sizes, most_important, weights_of_units
+from sotto.methods.importance import (
+    examples,
+    for_their_price,
+    mean_changes,
+    mean_sizes,
+    most_important,
+    relative,
+    weights_of_units,
+)
 from sotto.methods.layer_dropping import evenly
 from sotto.metrics.cost import count_parameters
 from sotto.surgery import structure_of
@@ -108,10 +116,27 @@ def test_the_least_for_its_price_goes_first_by_hand() -> None:
         GatedModule(each.stack, each.layer, each.module, each.outward, 2, each.channels, True)
         for each in (first, second)
     ]
-    importance = [torch.tensor([8.0, 4.0]), torch.tensor([1.5, 0.5])]  # for its price: 2, 1; 1.5, 0.5
+    importance = for_their_price([torch.tensor([8.0, 4.0]), torch.tensor([1.5, 0.5])], pair, costs)
+    assert [own.tolist() for own in importance] == [[2.0, 1.0], [1.5, 0.5]]
     for target, kept in [(1.0, [[0, 1], [0, 1]]), (0.95, [[0, 1], [0]]), (0.6, [[0], [0]]), (0.45, [[0], []])]:
         decisions = most_important(pair, importance, costs, target)
         assert [decision.kept for decision in decisions] == kept, target
+
+
+def test_sizes_are_held_against_those_of_their_module() -> None:
+    found = relative([torch.tensor([3.0, 1.0]), torch.tensor([0.02, 0.06]), torch.zeros(2)])
+    torch.testing.assert_close(found, [torch.tensor([1.5, 0.5]), torch.tensor([0.5, 1.5]), torch.zeros(2)])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_random_weights_are_thinned_by_magnitude_in_every_kind_of_unit(architecture: str) -> None:
+    """No kind goes whole, and none is left whole, though weights are larger in one kind than in another."""
+    found = recognizer(architecture)
+    pruned = compress(found, ImportancePruning(0.75))
+    before, after = modules_of(found), modules_of(pruned)
+    for kind in {type(each.module) for each in before if each.has_units}:
+        had, has = (sum(each.units for each in all_ if type(each.module) is kind) for all_ in (before, after))
+        assert 0 < has < had, kind
 
 
 @pytest.mark.parametrize("by", ["magnitude", "taylor"])

@@ -1,7 +1,8 @@
 """Structured pruning by an importance of heads, neurons and channels that is not learnt: what learnt gates must beat.
 
-Magnitude: the mean size of the weights that go with a unit (Li et al., 2017). Taylor: how much the loss would change,
-to first order, if what the unit says were scaled (Michel et al., 2019, eq. 2; Molchanov et al., 2019).
+Magnitude: the mean size of the weights that go with a unit, against that in its module (after Li et al., 2017, who
+compare units of one layer). Taylor: how much the loss would change, to first order, if what the unit says were scaled,
+for what the unit costs (Michel et al., 2019, eq. 2; Molchanov et al., 2019).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class ImportancePruning:
-    """Takes out the units of least importance for what they cost, until `target` of the model's cost is left."""
+    """Takes out the units of least importance until `target` of the model's cost is left."""
 
     target: float
     constraint: Constraint = "parameters"
@@ -66,9 +67,10 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
     costs = gate_costs(recognizer, gated, config.constraint)
     if config.by == "magnitude":
-        importance = [mean_sizes(recognizer.model, each) for each in gated]
+        importance = relative([mean_sizes(recognizer.model, each) for each in gated])
     else:
-        importance = mean_changes(recognizer, gated, examples(recognizer, config, context), context)
+        changes = mean_changes(recognizer, gated, examples(recognizer, config, context), context)
+        importance = for_their_price(changes, gated, costs)
     decisions = most_important(gated, importance, costs, config.target)
     left = share_of(decisions, costs)
     if left > config.target:
@@ -80,13 +82,24 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
     return [f"{left:.1%} of the {config.constraint} are left; the target was {config.target:.1%}"]
 
 
+def relative(sizes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Mean sizes against those of their module: how large weights are differs with the number of a matrix's inputs."""
+    return [own / own.mean().clamp(min=torch.finfo(own.dtype).tiny) for own in sizes]
+
+
+def for_their_price(
+    changes: Sequence[torch.Tensor], gated: Sequence[GatedModule], costs: GateCosts
+) -> list[torch.Tensor]:
+    """Changes of the loss for what a unit costs."""
+    prices = [cost.costs[-1] / each.units for cost, each in zip(costs.modules, gated, strict=True)]
+    return [own.double() / price for own, price in zip(changes, prices, strict=True)]
+
+
 def most_important(
     gated: Sequence[GatedModule], importance: Sequence[torch.Tensor], costs: GateCosts, target: float
 ) -> list[Decision]:
-    """What is kept where all units above one importance for their cost are; units without gates always are."""
-    prices = [cost.costs[-1] / each.units for cost, each in zip(costs.modules, gated, strict=True)]
-    values = [own.double() / price for own, price in zip(importance, prices, strict=True)]
-    logs = [own.clamp(min=1e-300).log() for own in values]
+    """What is kept where all units above one importance are; units without gates always are."""
+    logs = [own.double().clamp(min=1e-300).log() for own in importance]
 
     def decided(threshold: float) -> list[Decision]:
         return [
