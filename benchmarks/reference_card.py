@@ -29,14 +29,16 @@ from sotto.report.formats import rate
 
 REFERENCE = Path(__file__).parent / "reference"
 ROWS = 12  # of the curve
-SOURCES = {
-    "speechocean762": "speechocean762 (OpenSLR 101), free for any use",
-    "ljspeech": "LJSpeech 1.1, public domain",
-    "lj_second_reader": "a second reader of LJSpeech texts (PhilippMatthes/dc_tts), Apache-2.0",
-    "common_voice_en": "Mozilla Common Voice, CC0",
-    "an4": "CMU AN4, BSD-like: Copyright (c) Carnegie Mellon University; the notice is to be kept",
-    "msc_malayalam": "Swathanthra Malayalam Computing's MSC, CC BY-SA",
-    "synthetic": "read by espeak-ng, flite and festival with `benchmarks/synthetic.py`; texts from the corpora above",
+SOURCES = {  # by the end of the path in a recipe
+    "speechocean762/train": "speechocean762 (OpenSLR 101), free for any use",
+    "ljspeech/train": "LJSpeech 1.1, public domain",
+    "lj_second_reader/train": "a second reader of LJSpeech texts (PhilippMatthes/dc_tts), Apache-2.0",
+    "common_voice_en/train": "Mozilla Common Voice, CC0",
+    "an4/train": "CMU AN4, BSD-like: Copyright (c) Carnegie Mellon University; the notice is to be kept",
+    "msc_malayalam/train": "Swathanthra Malayalam Computing's MSC, CC BY-SA",
+    "synthetic/train": "read by espeak-ng, flite and festival with `benchmarks/synthetic.py`; "
+    "texts from the English corpora",
+    "synthetic-malayalam": "read by espeak-ng with `benchmarks/synthetic_malayalam.py`; texts from MSC, CC BY-SA",
 }
 
 
@@ -74,25 +76,53 @@ def curve(runs: Sequence[Path]) -> list[str]:
 
 def sources(recipes: Sequence[Path]) -> list[str]:
     """Lines for the corpora that the recipes name."""
-    texts = "".join(path.read_text() for path in recipes)
-    return [f"- {line}" for name, line in SOURCES.items() if f"{name}/train" in texts]
+    paths = [entry["path"] for plan in map(read, recipes) for entry in listed(plan["data"]["train"])]
+    return [f"- {line}" for end, line in SOURCES.items() if any(path.endswith(end) for path in paths)]
+
+
+def read(recipe: Path) -> dict[str, Any]:
+    plan: dict[str, Any] = yaml.safe_load(recipe.read_text())
+    return plan
+
+
+def listed(data: Any) -> list[dict[str, Any]]:
+    return data if isinstance(data, list) else [data]
+
+
+def first_layers(recipes: Sequence[Path]) -> str | None:
+    """Path of the model whose layers the first recipe begins with."""
+    plan = read(recipes[0])
+    return plan.get("weights_from") or plan.get("base")
+
+
+def teachers(recipes: Sequence[Path]) -> list[str]:
+    """Paths of the models that the encoder was taught by, in turn."""
+    terms = [term for plan in map(read, recipes) for term in plan.get("objectives", []) if isinstance(term, dict)]
+    return [term["frame_distillation"]["teacher"] for term in terms if "frame_distillation" in term]
 
 
 def origin(recipes: Sequence[Path]) -> str:
-    """Whose weights and whose answers the model had, in words."""
-    plans = [yaml.safe_load(path.read_text()) for path in recipes]
-    layers = plans[0].get("weights_from")
-    objectives = [
-        objective for plan in plans for objective in plan.get("objectives", []) if isinstance(objective, dict)
-    ]
-    settings = [each for objective in objectives for each in objective.values()]
-    teachers = [each["teacher"] for each in settings if "teacher" in each]
+    """Whose layers and whose answers the model had, in words."""
+    layers, taught = first_layers(recipes), teachers(recipes)
     return ", ".join(
         [
             f"from the layers of {model_name(layers)}" if layers else "from nothing",
-            f"with {model_name(teachers[-1])} as the encoder's teacher" if teachers else "without a teacher",
+            f"with {model_name(taught[-1])} as the encoder's teacher" if taught else "without a teacher",
         ]
     )
+
+
+def forebears(recipes: Sequence[Path]) -> list[Path]:
+    """The recipes of the reference models that these took layers from or were taught by, and of theirs."""
+    found: dict[Path, None] = {}
+    waiting = list(recipes)
+    while waiting:
+        layers = [plan[key] for plan in map(read, waiting) for key in ("weights_from", "base") if key in plan]
+        paths = [*teachers(waiting), *layers]
+        parts = [part for path in paths for part in sorted((REFERENCE / model_name(path)).glob("train*.yaml"))]
+        waiting = [part for part in parts if part not in found and part not in recipes]
+        found.update(dict.fromkeys(waiting))
+    return list(found)
 
 
 def model_name(path: str) -> str:
@@ -109,7 +139,10 @@ def card(name: str, recognizer: Any, language: str, runs: Sequence[Path], output
         "" if len(runs) == len(parts) else f" Still to come: {', '.join(path.name for path in parts[len(runs) :])}."
     )
     parameters = count_parameters(recognizer.model)
-    share_alike = "cc-by-sa-4.0" if any("MSC" in line for line in sources(recipes)) else "apache-2.0"
+    own = sources(recipes)
+    before = [line for line in sources(forebears(recipes)) if line not in own]
+    heard = "\n".join(own) + ("\n\nHeard by the models that it comes from:\n\n" + "\n".join(before) if before else "")
+    share_alike = "cc-by-sa-4.0" if any("MSC" in line for line in own + before) else "apache-2.0"
     printed = "\n".join(f"```\n$ {command}\n{output}\n```\n" for command, output in outputs)
     validation = ("part", "step", "training loss", "validation WER", "validation CER")
     return f"""---
@@ -128,7 +161,7 @@ It is not meant for use: it has heard a few hours of speech only.
 
 ## Data
 
-{chr(10).join(sources(recipes))}
+{heard}
 
 ## How it was trained
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -51,3 +52,46 @@ def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path: Path) -> None:
     rows = reference_card.curve([tmp_path])
     assert len(rows) <= reference_card.ROWS + 1
     assert rows[-1].startswith("| 1 | 30 |")
+
+
+def recipe(folder: Path, part: int, plan: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"train-{part}.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("../conformer-english", "conformer-english"),
+        ("../../../runs/conformer-english-2/model", "conformer-english"),
+        ("whisper-english-small-1", "whisper-english-small"),
+    ],
+)
+def test_a_model_has_the_name_of_its_run(path: str, name: str) -> None:
+    assert reference_card.model_name(path) == name
+
+
+def test_the_card_names_what_the_models_before_it_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_card, "REFERENCE", tmp_path)
+    taught = {"frame_distillation": {"teacher": "../teacher", "states": 2.0}}
+    recipe(tmp_path / "first", 1, {"data": {"train": {"path": "c/an4/train"}}, "objectives": ["ctc"]})
+    recipe(tmp_path / "teacher", 1, {"data": {"train": {"path": "c/ljspeech/train"}}, "base": "../runs/first-1/model"})
+    own = [
+        recipe(
+            tmp_path / "pupil",
+            1,
+            {"data": {"train": [{"path": "runs/synthetic-malayalam"}]}, "objectives": [{"ctc": None}, taught]},
+        ),
+        recipe(tmp_path / "pupil", 2, {"data": {"train": {"path": "c/msc_malayalam/train"}}, "base": "pupil-1/model"}),
+    ]
+    assert reference_card.origin(own) == "from nothing, with teacher as the encoder's teacher"
+    assert [path.parent.name for path in reference_card.forebears(own)] == ["teacher", "first"]
+    assert [line.split()[1] for line in reference_card.sources(own)] == ["Swathanthra", "read"]
+    assert [line.split()[1] for line in reference_card.sources(reference_card.forebears(own))] == ["LJSpeech", "CMU"]
+
+
+def test_a_model_without_teacher_says_so(tmp_path: Path) -> None:
+    own = recipe(tmp_path, 1, {"data": {"train": {"path": "an4/train"}}, "weights_from": "../../runs/big-2/model"})
+    assert reference_card.origin([own]) == "from the layers of big, without a teacher"
