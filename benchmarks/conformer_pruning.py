@@ -5,7 +5,8 @@
         --steps 600 --recovery 300 --folder runs/pruning-NAME --name NAME
 
 Every way is given the same number of training steps in all, and ends with the same recovery: gates train for `--steps`
-and recover for `--recovery`; what is pruned at once recovers for both together. WER is on the test clips, with paired
+and recover for `--recovery`; what is pruned at once recovers for both together. What the model has learnt before is not
+counted: "smaller from nothing" has these steps alone, with random weights. WER is on the test clips, with paired
 differences from the dense model after as much training, and 95 % intervals. Parameters, FLOPs and latency are measured
 on what is saved; latency is the median of visits that take turns. What was trained is kept in `--folder`.
 """

@@ -155,7 +155,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="at its height")
     parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
     parser.add_argument("--beside", nargs="*", default=[], help="normalizers by which the error rates are taken too")
     parser.add_argument("--precision", default="bf16")

@@ -31,7 +31,9 @@ def compress(
     """Apply methods one after the other to a copy of `recognizer`, and return the copy.
 
     `steps` are method configurations such as `sotto.LowRank(attention=0.99, mlp=0.999)`; the data roles are folders,
-    hub ids or DataConfigs. Raises SottoError on what is no method, and where a method lacks the data it needs.
+    hub ids or DataConfigs. Where several processes train together (`accelerate launch`, on one machine), all of them
+    call this with the same arguments, and each gets the same model. Raises SottoError on what is no method, and where a
+    method lacks the data it needs.
     """
     for step in steps:
         if type(step) not in methods.handlers:

@@ -37,7 +37,7 @@ def found_once(path: Path, find: Callable[[], Any]) -> Any:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder of all processes together, which goes when the last of them is done."""
+    """A folder of all processes of one machine together, which goes when the last of them is done."""
     state = processes()
     with tempfile.TemporaryDirectory() as own:
         names = [own]

@@ -4,10 +4,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import conformer_pruning
+import pruning_bench
 import results_file
 from conformers import make
+from sotto.data import DataConfig
+from sotto.metrics.errors import measure_errors
+from sotto.text import get_normalizer
+from sotto.training import Training
 from tones import PITCHES, write_folder
 
 WAYS = ("L0 and distillation", "Taylor", "layer dropping", "unstructured magnitude", "smaller from nothing")
@@ -54,3 +60,43 @@ def test_every_way_has_its_rows(
     assert found[0]["against_dense"] is None
     assert found[1]["against_dense"] is not None
     assert "| L0 and distillation | 60% |" in capsys.readouterr().out
+
+
+def test_a_start_from_nothing_has_the_shape_of_the_model_and_no_weight_of_it(tmp_path: Path) -> None:
+    bench = bench_on(tmp_path)
+    trained, fresh = bench.base().model, conformer_pruning.untrained(bench).model
+    assert fresh.config.to_dict() == trained.config.to_dict()
+    named = dict(trained.named_parameters())
+    for name, weight in fresh.named_parameters():
+        if weight.ndim > 1:
+            assert not torch.equal(weight, named[name]), name
+    for name, buffer in fresh.named_buffers():
+        if name.endswith("running_var"):
+            torch.testing.assert_close(buffer, torch.ones_like(buffer))
+
+
+def bench_on(folder: Path) -> pruning_bench.Bench:
+    """With a base whose batch norms have seen something."""
+    found = make("parakeet")
+    for name, buffer in found.model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.fill_(2.0)
+    found.save(folder / "base", dtype="float32")
+    clips = DataConfig(str(folder))
+    basic = get_normalizer("basic")
+    training = Training(steps=1, keep="last")
+    return pruning_bench.Bench(
+        str(folder / "base"), clips, clips, clips, "en", basic, training, folder, "none", (), memory=False
+    )
+
+
+def test_texts_as_they_are_are_read_by_any_normalizer() -> None:
+    none, basic = get_normalizer("none"), get_normalizer("basic")
+    raw = measure_errors(["a", "b"], ["Two!", "three"], ["two", "three"], none)
+    assert raw.wer == 0.5
+    assert pruning_bench.read_by(raw, basic).wer == 0
+    before = measure_errors(["a", "b"], ["Two!", "three"], ["one", "Three"], none)
+    found = pruning_bench.rates(raw, before, basic)
+    assert (found["wer"], found["against_dense"]["wer"]) == (0, -0.5)
+    assert pruning_bench.rates(raw, before, none)["against_dense"]["wer"] == -0.5
+    assert pruning_bench.rates(raw, None, none)["against_dense"] is None
