@@ -35,7 +35,8 @@ SOURCES = {  # by the end of the path in a recipe
     "lj_second_reader/train": "a second reader of LJSpeech texts (PhilippMatthes/dc_tts), Apache-2.0",
     "common_voice_en/train": "Mozilla Common Voice, CC0",
     "an4/train": "CMU AN4, BSD-like: Copyright (c) Carnegie Mellon University; the notice is to be kept",
-    "msc_malayalam/train": "Swathanthra Malayalam Computing's MSC, CC BY-SA",
+    "msc_malayalam/train": "Swathanthra Malayalam Computing's MSC, CC BY-SA; it has 619 distinct texts, "
+    "which recur across its splits (speakers do not)",
     "synthetic/train": "read by espeak-ng, flite and festival with `benchmarks/synthetic.py`; "
     "texts from the English corpora",
     "synthetic-malayalam": "read by espeak-ng with `benchmarks/synthetic_malayalam.py`; texts from MSC, CC BY-SA",
