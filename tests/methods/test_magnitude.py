@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +169,53 @@ def test_fine_tuning_is_a_step_with_terms_of_its_own(tmp_path: Path) -> None:
     assert echoed[0]["sparse_group_lasso"]["attention"] == "column"  # a default
     assert echoed[1] == {"hold_zeros": {}}
     assert zero_share(load(tmp_path / "run" / "model").model, ("encoder",)) > 0.1
+
+
+KILLED = """
+import os, signal, sys
+import transformers
+
+save = transformers.Trainer._save_rng_state
+
+def die(self, folder):
+    if "checkpoint-4" in folder:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder)
+
+transformers.Trainer._save_rng_state = die
+from sotto.cli import main
+sys.argv[0] = "sotto"
+main()
+"""
+
+
+def test_a_penalised_step_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
+    recognizer("whisper").save(tmp_path / "base")
+    term = {"sparse_group_lasso": {"encoder_element": 20.0, "form": "proximal"}}
+    training = {**SHORT, "steps": 6, "evaluate_every": 2, "keep": "last"}
+    recipe = {
+        "base": "base",
+        "data": {"train": {"path": "clips"}, "validation": {"path": "validation"}},
+        "language": "en",
+        "steps": [{"fine_tuning": {"training": training, "objectives": [term]}}],
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    told = ["compress", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *told], env=environment, capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    work = tmp_path / "killed" / "steps" / "1-fine_tuning" / "work"
+    assert (work / "checkpoint-2").is_dir()
+    for name in ("killed", "whole"):
+        carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / name, print)
+    resumed, whole = (load(tmp_path / name / "model").model.state_dict() for name in ("killed", "whole"))
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, msg=name)
+    assert zero_share(load(tmp_path / "whole" / "model").model, ("encoder",)) > 0.1
 
 
 def test_the_rounds_share_the_training_out_and_differ_in_their_clips(
