@@ -13,15 +13,16 @@ from sotto.checkpoint import Recognizer
 from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
 from sotto.methods import ImportancePruning, LayerDropping, StepContext
-from sotto.methods.gate_costs import GateCosts, ModuleCost
+from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
+from sotto.methods.gate_decisions import share_of
 from sotto.methods.gated_modules import GatedModule, gated_modules
 from sotto.methods.importance import (
     examples,
-    for_their_price,
+    largest,
+    largest_of_each,
     mean_changes,
     mean_sizes,
     most_important,
-    relative,
     weights_of_units,
 )
 from sotto.methods.layer_dropping import evenly
@@ -38,13 +39,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("importance") / "clips"
     write_folder(folder, list(PITCHES), [0.5, 0.6, 0.7, 0.8])
     return folder
-
-
-def matrix_weights(found: Recognizer, gated: GatedModule) -> int:
-    """How many weights the matrices of a module have."""
-    parts = [found.model.get_submodule(path) for path in gated.parts if "norm" not in path]
-    named = [entry for part in parts for entry in part.named_parameters()]
-    return sum(weight.numel() for name, weight in named if weight.ndim > 1 and "bias" not in name)
 
 
 def modules_of(found: Recognizer) -> list[GatedModule]:
@@ -116,27 +110,34 @@ def test_the_least_for_its_price_goes_first_by_hand() -> None:
         GatedModule(each.stack, each.layer, each.module, each.outward, 2, each.channels, True)
         for each in (first, second)
     ]
-    importance = for_their_price([torch.tensor([8.0, 4.0]), torch.tensor([1.5, 0.5])], pair, costs)
-    assert [own.tolist() for own in importance] == [[2.0, 1.0], [1.5, 0.5]]
+    changes = [torch.tensor([8.0, 4.0]), torch.tensor([1.5, 0.5])]  # for its price: 2, 1; 1.5, 0.5
     for target, kept in [(1.0, [[0, 1], [0, 1]]), (0.95, [[0, 1], [0]]), (0.6, [[0], [0]]), (0.45, [[0], []])]:
-        decisions = most_important(pair, importance, costs, target)
+        decisions = most_important(pair, changes, costs, target)
         assert [decision.kept for decision in decisions] == kept, target
 
 
-def test_sizes_are_held_against_those_of_their_module() -> None:
-    found = relative([torch.tensor([3.0, 1.0]), torch.tensor([0.02, 0.06]), torch.zeros(2)])
-    torch.testing.assert_close(found, [torch.tensor([1.5, 0.5]), torch.tensor([0.5, 1.5]), torch.zeros(2)])
+@pytest.mark.parametrize(
+    ("share", "kept"), [(1.0, [1, 1, 1, 1]), (0.5, [0, 1, 0, 1]), (0.3, [0, 0, 0, 1]), (0.0, [0, 0, 0, 1])]
+)
+def test_the_largest_by_hand(share: float, kept: list[int]) -> None:
+    assert largest(torch.tensor([1.0, 3.0, 2.0, 4.0]), share).tolist() == kept
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_random_weights_are_thinned_by_magnitude_in_every_kind_of_unit(architecture: str) -> None:
-    """No kind goes whole, and none is left whole, though weights are larger in one kind than in another."""
+@pytest.mark.parametrize("target", [0.75, 0.6])
+def test_every_module_keeps_the_same_share_however_large_its_weights_are(architecture: str, target: float) -> None:
     found = recognizer(architecture)
-    pruned = compress(found, ImportancePruning(0.75))
-    before, after = modules_of(found), modules_of(pruned)
-    for kind in {type(each.module) for each in before if each.has_units}:
-        had, has = (sum(each.units for each in all_ if type(each.module) is kind) for all_ in (before, after))
-        assert 0 < has < had, kind
+    gated = modules_of(found)
+    costs = gate_costs(found, gated, "parameters")
+    sizes = [mean_sizes(found.model, each) * (10.0**index) for index, each in enumerate(gated)]
+    decisions = largest_of_each(gated, sizes, costs, target)
+    assert share_of(decisions, costs) <= target
+    shares = [
+        len(decision.kept) / each.units for each, decision in zip(gated, decisions, strict=True) if each.has_units
+    ]
+    coarsest = max(1 / each.units for each in gated if each.has_units)
+    assert 0 < min(shares) < 1
+    assert max(shares) <= min(shares) + coarsest
 
 
 @pytest.mark.parametrize("by", ["magnitude", "taylor"])

@@ -1,7 +1,7 @@
 """Structured pruning by an importance of heads, neurons and channels that is not learnt: what learnt gates must beat.
 
-Magnitude: the mean size of the weights that go with a unit, against that in its module (after Li et al., 2017, who
-compare units of one layer). Taylor: how much the loss would change, to first order, if what the unit says were scaled,
+Magnitude: the mean size of the weights that go with a unit, compared within its module (after Li et al., 2017, who
+prune every layer by itself). Taylor: how much the loss would change, to first order, if what the unit says were scaled,
 for what the unit costs (Michel et al., 2019, eq. 2; Molchanov et al., 2019).
 """
 
@@ -67,11 +67,11 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
     costs = gate_costs(recognizer, gated, config.constraint)
     if config.by == "magnitude":
-        importance = relative([mean_sizes(recognizer.model, each) for each in gated])
+        sizes = [mean_sizes(recognizer.model, each) for each in gated]
+        decisions = largest_of_each(gated, sizes, costs, config.target)
     else:
         changes = mean_changes(recognizer, gated, examples(recognizer, config, context), context)
-        importance = for_their_price(changes, gated, costs)
-    decisions = most_important(gated, importance, costs, config.target)
+        decisions = most_important(gated, changes, costs, config.target)
     left = share_of(decisions, costs)
     if left > config.target:
         raise SottoError(
@@ -82,24 +82,35 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
     return [f"{left:.1%} of the {config.constraint} are left; the target was {config.target:.1%}"]
 
 
-def relative(sizes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Mean sizes against those of their module: how large weights are differs with the number of a matrix's inputs."""
-    return [own / own.mean().clamp(min=torch.finfo(own.dtype).tiny) for own in sizes]
+def largest_of_each(
+    gated: Sequence[GatedModule], sizes: Sequence[torch.Tensor], costs: GateCosts, target: float
+) -> list[Decision]:
+    """The same share of every module's units is kept, and at least one; those without gates always are."""
+
+    def decided(share: float) -> list[Decision]:
+        return [
+            Decision(1.0, largest(own, share if each.has_units else 1.0))
+            for each, own in zip(gated, sizes, strict=True)
+        ]
+
+    within, _ = around(lambda share: share_of(decided(share), costs) <= target, 0.0, 1.0)
+    return decided(within)
 
 
-def for_their_price(
-    changes: Sequence[torch.Tensor], gated: Sequence[GatedModule], costs: GateCosts
-) -> list[torch.Tensor]:
-    """Changes of the loss for what a unit costs."""
-    prices = [cost.costs[-1] / each.units for cost, each in zip(costs.modules, gated, strict=True)]
-    return [own.double() / price for own, price in zip(changes, prices, strict=True)]
+def largest(values: torch.Tensor, share: float) -> torch.Tensor:
+    """1 for so large a share of the values, at least for one; 0 for the others."""
+    kept = torch.zeros_like(values)
+    kept[values.topk(max(1, round(share * len(values)))).indices] = 1
+    return kept
 
 
 def most_important(
-    gated: Sequence[GatedModule], importance: Sequence[torch.Tensor], costs: GateCosts, target: float
+    gated: Sequence[GatedModule], changes: Sequence[torch.Tensor], costs: GateCosts, target: float
 ) -> list[Decision]:
-    """What is kept where all units above one importance are; units without gates always are."""
-    logs = [own.double().clamp(min=1e-300).log() for own in importance]
+    """What is kept where all units above one change for their cost are; units without gates always are."""
+    prices = [cost.costs[-1] / each.units for cost, each in zip(costs.modules, gated, strict=True)]
+    values = [own.double() / price for own, price in zip(changes, prices, strict=True)]
+    logs = [own.clamp(min=1e-300).log() for own in values]
 
     def decided(threshold: float) -> list[Decision]:
         return [
