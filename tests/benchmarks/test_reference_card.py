@@ -62,36 +62,59 @@ def recipe(folder: Path, part: int, plan: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("path", "name"),
+    ("path", "name", "part"),
     [
-        ("../conformer-english", "conformer-english"),
-        ("../../../runs/conformer-english-2/model", "conformer-english"),
-        ("whisper-english-small-1", "whisper-english-small"),
+        ("../conformer-english", "conformer-english", None),
+        ("../../../runs/conformer-english-2/model", "conformer-english", 2),
+        ("whisper-english-small-1/model", "whisper-english-small", 1),
     ],
 )
-def test_a_model_has_the_name_of_its_run(path: str, name: str) -> None:
-    assert reference_card.model_name(path) == name
+def test_a_model_is_known_by_its_run(path: str, name: str, part: int | None) -> None:
+    assert reference_card.named(path) == (name, part)
+
+
+def heard(corpus: str) -> dict[str, Any]:
+    return {"data": {"train": {"path": f"c/{corpus}/train/"}}}
 
 
 def test_the_card_names_what_the_models_before_it_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_card, "REFERENCE", tmp_path)
-    taught = {"frame_distillation": {"teacher": "../teacher", "states": 2.0}}
-    recipe(tmp_path / "first", 1, {"data": {"train": {"path": "c/an4/train"}}, "objectives": ["ctc"]})
-    recipe(tmp_path / "teacher", 1, {"data": {"train": {"path": "c/ljspeech/train"}}, "base": "../runs/first-1/model"})
+    taught = {"layerwise_distillation": {"teacher": "../teacher"}}
+    recipe(tmp_path / "first", 1, heard("an4") | {"objectives": ["ctc", {"ctc": None}]})
+    recipe(tmp_path / "first", 2, heard("common_voice_en") | {"base": "../runs/first-1/model"})
+    recipe(tmp_path / "teacher", 1, heard("ljspeech") | {"weights_from": "../runs/first-1/model"})
+    synthetic = {"data": {"train": [{"path": "runs/synthetic-malayalam"}]}}
     own = [
-        recipe(
-            tmp_path / "pupil",
-            1,
-            {"data": {"train": [{"path": "runs/synthetic-malayalam"}]}, "objectives": [{"ctc": None}, taught]},
-        ),
-        recipe(tmp_path / "pupil", 2, {"data": {"train": {"path": "c/msc_malayalam/train"}}, "base": "pupil-1/model"}),
+        recipe(tmp_path / "pupil", 1, synthetic | {"new": {}, "objectives": [taught]}),
+        recipe(tmp_path / "pupil", 2, heard("msc_malayalam") | {"base": "../runs/pupil-1/model"}),
     ]
-    assert reference_card.origin(own) == "from nothing, with teacher as the encoder's teacher"
-    assert [path.parent.name for path in reference_card.forebears(own)] == ["teacher", "first"]
+    recipe(tmp_path / "pupil", 3, heard("speechocean762") | {"base": "../runs/pupil-2/model"})
+    before = reference_card.forebears(own)
+    assert [(path.parent.name, path.stem) for path in before] == [("teacher", "train-1"), ("first", "train-1")]
     assert [line.split()[1] for line in reference_card.sources(own)] == ["Swathanthra", "read"]
-    assert [line.split()[1] for line in reference_card.sources(reference_card.forebears(own))] == ["LJSpeech", "CMU"]
+    assert [line.split()[1] for line in reference_card.sources(before)] == ["LJSpeech", "CMU"]
+    assert reference_card.origin(own) == "from nothing, with teacher as its teacher"
 
 
 def test_a_model_without_teacher_says_so(tmp_path: Path) -> None:
-    own = recipe(tmp_path, 1, {"data": {"train": {"path": "an4/train"}}, "weights_from": "../../runs/big-2/model"})
+    own = recipe(tmp_path, 1, heard("an4") | {"weights_from": "../../runs/big-2/model"})
     assert reference_card.origin([own]) == "from the layers of big, without a teacher"
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (heard("gigaspeech"), "nothing is known of c/gigaspeech/train; add its source and licence"),
+        (heard("an4") | {"base": "openai/whisper-small"}, "openai/whisper-small is no reference model"),
+    ],
+)
+def test_what_is_not_known_of_a_models_data_is_an_error(plan: dict[str, Any], message: str, tmp_path: Path) -> None:
+    own = [recipe(tmp_path, 1, plan)]
+    with pytest.raises(SystemExit, match=message):
+        reference_card.sources(own + reference_card.forebears(own))
+
+
+def test_a_log_without_validation_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "log.json").write_text(json.dumps([{"step": 1, "loss": 2.0}]))
+    with pytest.raises(SystemExit, match=r"no validation in .*log.json"):
+        reference_card.curve([tmp_path])
