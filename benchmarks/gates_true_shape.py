@@ -13,7 +13,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +109,10 @@ def main() -> None:
     before = count_parameters(recognizer.model).total
     with stage("gates", found):
         parts = with_gates(recognizer, config)
-    with learning(parts, config, rng.normal(0, 0.1, int(arguments.seconds * 16_000)).astype(np.float32)) as step:
+    audio = rng.normal(0, 0.1, int(arguments.seconds * 16_000)).astype(np.float32)
+    with ExitStack() as attached:
+        with stage("teacher and optimiser", found):
+            step = attached.enter_context(learning(parts, config, audio))
         for number in range(1, arguments.steps + 1):
             with stage(f"optimiser step {number}", found):
                 step()

@@ -1,6 +1,6 @@
 """Write synthetic Malayalam speech by espeak-ng's voice in many variants, as an audio folder for training.
 
-    python benchmarks/synthetic_malayalam.py CORPUS/msc_malayalam/train OUTPUT --clips 6000 --seed 0
+    python benchmarks/synthetic_malayalam.py CORPUS/msc_malayalam/train OUTPUT --clips 5000 --seed 0
 
 The sentences are the transcripts of the audio folder, and the beginnings of some with the ends of others, so that more
 words follow one another than anybody read. The audio is kept, repeated and extended as that of `synthetic.py` is.
@@ -24,13 +24,19 @@ LONGEST = 8  # words of a sentence; those who read Malayalam took a second for o
 
 
 def read_texts(folder: Path) -> list[str]:
-    """The distinct transcripts of an audio folder, without punctuation, in the order in which they come."""
+    """The distinct transcripts of an audio folder, without punctuation, in the order in which they come.
+
+    Raises SottoError where there are none that are short enough.
+    """
     metadata = folder / "metadata.csv"
     if not metadata.is_file():
         raise SottoError(f"no {metadata}; give the audio folder of msc_malayalam's training split")
     with metadata.open(encoding="utf-8", newline="") as file:
-        texts = dict.fromkeys(plain(row["text"]) for row in csv.DictReader(file))
-    return [text for text in texts if 1 <= len(text.split()) <= LONGEST]
+        texts = dict.fromkeys(plain(row.get("text", "")) for row in csv.DictReader(file))
+    short = [text for text in texts if 1 <= len(text.split()) <= LONGEST]
+    if not short:
+        raise SottoError(f"no text of 1 to {LONGEST} words in {metadata}; it should have the columns file_name,text")
+    return short
 
 
 def plain(text: str) -> str:
@@ -51,10 +57,16 @@ def sentences(texts: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
 
 
 def plan(texts: Sequence[str], clips: int, seed: int) -> list[Reading]:
-    """The readings, each once; those of a larger number begin with those of a smaller one."""
+    """The readings, each once; those of a larger number begin with those of a smaller one.
+
+    Raises SottoError where the texts do not give as many.
+    """
     rng = np.random.default_rng(seed)
-    readings = (draw_reading(text, rng) for text in sentences(texts, rng))
-    return list(islice(dict.fromkeys(islice(readings, 2 * clips)), clips))
+    drawn = (draw_reading(text, rng) for text in sentences(texts, rng))
+    readings = list(islice(dict.fromkeys(islice(drawn, 2 * clips)), clips))
+    if len(readings) < clips:
+        raise SottoError(f"{len(texts)} texts give only {len(readings)} readings; ask for fewer")
+    return readings
 
 
 def draw_reading(text: str, rng: np.random.Generator) -> Reading:
@@ -67,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="audio folder whose transcripts give the sentences")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--clips", type=int, default=6000)
+    parser.add_argument("--clips", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="clips made at once")
     arguments = parser.parse_args()

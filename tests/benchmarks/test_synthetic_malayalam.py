@@ -84,7 +84,26 @@ def test_the_folder_is_in_malayalam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert rows[0]["text"] in TEXTS
 
 
-def test_a_folder_without_transcripts_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["synthetic_malayalam.py", str(tmp_path), str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match=r"no .*metadata.csv; give the audio folder of msc_malayalam's training split"):
+@pytest.mark.parametrize(
+    ("rows", "clips", "message"),
+    [
+        (None, 3, r"no .*metadata.csv; give the audio folder of msc_malayalam's training split"),
+        (
+            [("file_name", "sentence"), ("a.opus", "സിനിമ")],
+            3,
+            r"no text of 1 to 8 words in .*; it should have the columns",
+        ),
+        ([("file_name", "text"), ("a.opus", "സിനിമ")], 5000, "1 texts give only 500 readings; ask for fewer"),
+    ],
+)
+def test_what_cannot_be_read_is_said(
+    rows: list[tuple[str, str]] | None, clips: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rows is not None:
+        with (tmp_path / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+    monkeypatch.setattr(
+        "sys.argv", ["synthetic_malayalam.py", str(tmp_path), str(tmp_path / "out"), f"--clips={clips}"]
+    )
+    with pytest.raises(SystemExit, match=message):
         synthetic_malayalam.main()

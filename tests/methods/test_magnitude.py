@@ -18,6 +18,7 @@ from sotto.errors import SottoError
 from sotto.methods import FineTuning, HoldZeros, MagnitudePruning, StepContext, StructuredMagnitude, methods
 from sotto.methods.hold_zeros import plain_weights
 from sotto.methods.magnitude import zero_least_groups, zero_smallest_of
+from sotto.methods.sparse_group_lasso import SparseGroupLassoObjective
 from sotto.objectives import Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
@@ -189,7 +190,9 @@ main()
 """
 
 
-def test_a_penalised_step_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_penalised_step_that_was_killed_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
     write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
     recognizer("whisper").save(tmp_path / "base")
@@ -210,8 +213,17 @@ def test_a_penalised_step_that_was_killed_ends_as_if_it_had_not_been(tmp_path: P
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     work = tmp_path / "killed" / "steps" / "1-fine_tuning" / "work"
     assert (work / "checkpoint-2").is_dir()
+    taken: list[int] = []
+    after = SparseGroupLassoObjective.after_step
+
+    def noted(objective: SparseGroupLassoObjective, model: Any, step: int, learning_rate: float) -> None:
+        taken.append(step)
+        after(objective, model, step, learning_rate)
+
+    monkeypatch.setattr(SparseGroupLassoObjective, "after_step", noted)
     for name in ("killed", "whole"):
         carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / name, print)
+    assert taken == [3, 4, 5, 6, 1, 2, 3, 4, 5, 6]
     resumed, whole = (load(tmp_path / name / "model").model.state_dict() for name in ("killed", "whole"))
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, msg=name)
