@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from sotto.augmentation import Augmentation
 from sotto.calibration import calibrate
 from sotto.checkpoint import Recognizer
 from sotto.data import DataConfig
+from sotto.decoding import Decoding, Transcription
 from sotto.examples import ClipExamples
 from sotto.families.whisper import Whisper
 from sotto.methods import L0Pruning, LayerwiseDistillation, SparseGroupLasso
+from sotto.methods.pseudo_transcripts import transcribed
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
@@ -107,11 +111,29 @@ def resumed(folder: Path, run: Path, bucketed: bool) -> tuple[dict[str, torch.Te
     return trained(folder, run, bucketed)
 
 
+def written(folder: Path, run: Path) -> tuple[dict[str, str | None], int]:
+    """Transcripts of seven clips, and how many of them this process wrote."""
+    heard: list[str] = []
+    transcribe = Whisper.transcribe
+
+    def noted(family: Whisper, clips: Any, decoding: Decoding) -> Iterator[Transcription]:
+        for found in transcribe(family, clips, decoding):
+            heard.append(found.name)
+            yield replace(found, text=f"what {found.name} says")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Whisper, "transcribe", noted)
+        teacher = Recognizer(*tiny_whisper())
+        source = transcribed(open_folder(folder / "seven"), lambda: teacher, "en", run / "transcripts.json")
+    return {clip.name: clip.text for clip in source}, len(heard)
+
+
 def once(folder: Path, run: Path) -> dict[str, Any]:
     return {
         "bucketed": trained(folder, run / "bucketed", bucketed=True),
         "shuffled": trained(folder, run / "shuffled", bucketed=False),
         "moments": calibrated(folder),
+        "transcripts": written(folder, run),
     }
 
 
@@ -206,6 +228,13 @@ def test_validation_hears_every_clip_once(both: Any, how: str) -> None:
     assert len(rates) == 2
     for _, found in two:
         assert [(entry["eval_wer"], entry["eval_cer"]) for entry in found if "eval_wer" in entry] == rates
+
+
+def test_a_teachers_transcripts_are_written_by_all_and_taken_by_all(both: Any) -> None:
+    (texts, heard), two = both[0]["transcripts"], [found["transcripts"] for found in both[1]]
+    assert heard == len(texts) == 7
+    assert [found[0] for found in two] == [texts, texts]
+    assert sorted(found[1] for found in two) == [3, 4]
 
 
 def test_a_recipe_in_two_processes_gives_what_it_gives_in_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 
 def processes() -> PartialState:
@@ -33,6 +33,14 @@ def found_once(path: Path, find: Callable[[], Any]) -> Any:
         partial.replace(path)
     state.wait_for_everyone()
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def found_together(path: Path, find: Callable[[], list[Any]]) -> list[Any]:
+    """What `find` gives in each process, in one list, as JSON: kept at `path`, and taken from there the next time."""
+    missing = not path.is_file()
+    processes().wait_for_everyone()  # nobody writes before all have looked
+    found = gather_object(find()) if missing else []
+    return list(found_once(path, lambda: found))
 
 
 @contextmanager
