@@ -47,7 +47,7 @@ class Bench:
     def context(self, name: str) -> StepContext:
         return StepContext(
             folder=self.folder / name / "work",
-            train=self.source(self.train),
+            train=(self.source(self.train),),
             validation=self.source(self.validation),
             language=self.language,
             normalizer=self.normalizer,

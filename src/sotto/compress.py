@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def compress(
     recognizer: Recognizer | str | Path,
     *steps: Any,
     calibration: Data | None = None,
-    train: Data | None = None,
+    train: Data | Sequence[Data] | None = None,
     validation: Data | None = None,
     language: str | None = None,
     normalizer: str | None = None,
@@ -31,9 +32,9 @@ def compress(
     """Apply methods one after the other to a copy of `recognizer`, and return the copy.
 
     `steps` are method configurations such as `sotto.LowRank(attention=0.99, mlp=0.999)`; the data roles are folders,
-    hub ids or DataConfigs. Where several processes train together (`accelerate launch`, on one machine), all of them
-    call this with the same arguments, and each gets the same model. Raises SottoError on what is no method, and where a
-    method lacks the data it needs.
+    hub ids or DataConfigs, `train` also a list of them. Where several processes train together (`accelerate launch`, on
+    one machine), all of them call this with the same arguments, and each gets the same model. Raises SottoError on what
+    is no method, and where a method lacks the data it needs.
     """
     for step in steps:
         if type(step) not in methods.handlers:
@@ -44,7 +45,7 @@ def compress(
         context = StepContext(
             folder=folder,
             calibration=opened(calibration, model),
-            train=opened(train, model),
+            train=tuple(open_one(each, model) for each in listed(train)),
             validation=opened(validation, model),
             language=language,
             normalizer=get_normalizer(normalizer, language),
@@ -63,7 +64,15 @@ def validation_wer(recognizer: Recognizer, context: StepContext) -> float:
 
 
 def opened(data: Data | None, recognizer: Recognizer) -> ClipSource | None:
-    if data is None:
-        return None
+    return None if data is None else open_one(data, recognizer)
+
+
+def open_one(data: Data, recognizer: Recognizer) -> ClipSource:
     config = data if isinstance(data, DataConfig) else DataConfig(str(data))
     return open_data(config, sampling_rate=recognizer.sampling_rate)
+
+
+def listed(data: Data | Sequence[Data] | None) -> Sequence[Data]:
+    if data is None:
+        return ()
+    return (data,) if isinstance(data, str | Path | DataConfig) else data

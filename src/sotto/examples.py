@@ -111,6 +111,22 @@ class JoinedExamples(ConcatDataset[Example]):
             part.set_epoch(epoch)
 
 
+def examples_of(
+    sources: Sequence[ClipSource],
+    augmentation: Augmentation,
+    window_seconds: float,
+    seed: int,
+    written: Callable[[str], str] = str,
+) -> JoinedExamples:
+    """The clips of all folders; one that is named twice is varied in another way each time."""
+    return JoinedExamples(
+        [
+            ClipExamples(source, augmentation, window_seconds, seed + number, written)
+            for number, source in enumerate(sources)
+        ]
+    )
+
+
 class SplicedExamples(Dataset[Example]):
     """Strings spliced from short clips; the same index and epoch give the same string.
 

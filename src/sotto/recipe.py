@@ -17,12 +17,22 @@ from sotto.text import get_normalizer
 
 @dataclass(frozen=True)
 class DataRoles:
-    """The four roles of data. A clip is never in two of them."""
+    """The four roles of data; `train` may be a list of folders. A clip is never in two roles."""
 
     calibration: DataConfig | None = None
-    train: DataConfig | None = None
+    train: DataConfig | tuple[DataConfig, ...] | None = None
     validation: DataConfig | None = None
     test: DataConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.train == ():
+            raise SottoError("data.train is an empty list; name a folder, or leave it out")
+
+    @property
+    def train_folders(self) -> tuple[DataConfig, ...]:
+        if self.train is None:
+            return ()
+        return self.train if isinstance(self.train, tuple) else (self.train,)
 
 
 @dataclass(frozen=True)

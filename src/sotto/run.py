@@ -40,7 +40,7 @@ from sotto.report.numbers import ModelNumbers, RunNumbers
 from sotto.run_folder import claimed, write_text
 from sotto.text import Normalizer, get_normalizer
 
-ROLES = ("calibration", "train", "validation", "test")
+ROLES = ("calibration", "validation", "test")
 NUMBERS = "numbers.json"
 SPEED = "speed.json"
 MEGABYTE = 2**20
@@ -65,6 +65,7 @@ class Run:
     root: Path
     folder: Path
     sources: dict[str, ClipSource]
+    train: tuple[ClipSource, ...]
     say: Callable[[str], None]
 
     @property
@@ -85,7 +86,8 @@ def carry_out(recipe: Recipe, root: Path, folder: Path, say: Callable[[str], Non
     check_needs(recipe)
     recognizer = load(base, device=processes().device)
     recognizer.language = recipe.language
-    run = Run(recipe, root, folder, open_sources(recipe, root, recognizer.sampling_rate), say)
+    sources = open_sources(recipe, root, recognizer.sampling_rate)
+    run = Run(recipe, root, folder, sources, open_train(recipe, root, recognizer.sampling_rate, sources), say)
     main = processes().is_main_process
     with claimed(folder, recipe_as_yaml(recipe), inputs_of(run, recognizer)) if main else nullcontext():
         processes().wait_for_everyone()
@@ -98,6 +100,7 @@ def inputs_of(run: Run, recognizer: Recognizer) -> dict[str, str]:
     return {
         "base": digest_of_weights(recognizer.folder),
         **{role: fingerprint(source) for role, source in run.sources.items()},
+        **({"train": " ".join(map(fingerprint, run.train))} if run.train else {}),
     }
 
 
@@ -151,7 +154,7 @@ def local_or_hub(name: str, root: Path) -> str | Path:
 
 
 def open_sources(recipe: Recipe, root: Path, sampling_rate: int) -> dict[str, ClipSource]:
-    """The data roles that the recipe names. Raises SottoError where a clip is in two of them."""
+    """The data roles that the recipe names, but for `train`. Raises SottoError where a clip is in two of them."""
     sources = {}
     for role in ROLES:
         config: DataConfig | None = getattr(recipe.data, role)
@@ -162,6 +165,16 @@ def open_sources(recipe: Recipe, root: Path, sampling_rate: int) -> dict[str, Cl
             sources[role].require_transcripts()
     check_disjoint(sources)
     return sources
+
+
+def open_train(
+    recipe: Recipe, root: Path, sampling_rate: int, others: Mapping[str, ClipSource]
+) -> tuple[ClipSource, ...]:
+    """The training folders. Raises SottoError where a clip is in another role too."""
+    found = tuple(open_data(config, sampling_rate=sampling_rate, root=root) for config in recipe.data.train_folders)
+    for source in found:
+        check_disjoint({**others, "train": source})
+    return found
 
 
 def measured_base(run: Run, recognizer: Recognizer) -> StepNumbers:
@@ -190,7 +203,7 @@ def carry_out_step(
     context = StepContext(
         folder=folder / "work",
         calibration=run.sources.get("calibration"),
-        train=run.sources.get("train"),
+        train=run.train,
         validation=run.sources.get("validation"),
         language=run.recipe.language,
         normalizer=run.normalizer,
@@ -259,6 +272,7 @@ def speeds(run: Run, base: str | Path) -> list[LatencyReport]:
 
 def skipped_clips(run: Run) -> dict[str, tuple[str, ...]]:
     lines = {role: skipped_lines(source) for role, source in run.sources.items()}
+    lines["train"] = tuple(dict.fromkeys(line for source in run.train for line in skipped_lines(source)))
     return {role: found for role, found in lines.items() if found}
 
 

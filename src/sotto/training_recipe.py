@@ -21,7 +21,7 @@ from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
 from sotto.data.hub import HubListing
 from sotto.distribution import processes
 from sotto.errors import SottoError
-from sotto.examples import ClipExamples, JoinedExamples, SplicedExamples
+from sotto.examples import ClipExamples, SplicedExamples, examples_of
 from sotto.families import family_of
 from sotto.new_models import new_models
 from sotto.objectives import Setting, objectives
@@ -56,6 +56,8 @@ class TrainingData:
     """name of the normalizer that the training transcripts go through: the model learns to write what it gives"""
 
     def __post_init__(self) -> None:
+        if self.train == ():
+            raise SottoError("data.train is an empty list; name a folder")
         if self.hold_out < 0 or self.validation_strings < 0:
             raise SottoError("hold_out and validation_strings must not be negative")
         if not 0 <= self.timestamp_share <= 1:
@@ -128,11 +130,8 @@ def build_data(data: TrainingData, root: Path, window_seconds: float, seed: int)
         check_disjoint({"train": source, "validation": held_out})
     written = get_normalizer(data.transcripts)
     if data.splicing is None:
-        parts = [  # a folder that is named twice is varied in another way each time
-            ClipExamples(source, data.augmentation, window_seconds, seed + number, written)
-            for number, source in enumerate(sources)
-        ]
-        return JoinedExamples(parts), ClipExamples(held_out, Augmentation(), window_seconds, seed)
+        learnt = examples_of(sources, data.augmentation, window_seconds, seed, written)
+        return learnt, ClipExamples(held_out, Augmentation(), window_seconds, seed)
     clips = [replace(clip, text=written(clip.text or "")) for source in sources for clip in source]
     return (
         SplicedExamples(clips, data.splicing, data.augmentation, window_seconds, data.timestamp_share, seed),

@@ -75,7 +75,7 @@ def test_the_weights_of_a_unit_are_those_that_go_with_it(architecture: str) -> N
 def test_the_change_of_the_loss_is_what_scaling_a_unit_does(clips: Path) -> None:
     found = recognizer("parakeet")
     gated = modules_of(found)
-    context = StepContext(Path(), train=open_data(DataConfig(str(clips)), sampling_rate=16_000), language="en")
+    context = StepContext(Path(), train=(open_data(DataConfig(str(clips)), sampling_rate=16_000),), language="en")
     batch = examples(found, ImportancePruning(0.5, by="taylor", clips=3), context)
     assert len(batch) == 3
     changes = mean_changes(found, gated, batch, context)

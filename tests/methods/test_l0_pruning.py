@@ -135,7 +135,7 @@ def context_for(clips: Path, folder: Path) -> StepContext:
     train, validation = (
         open_data(DataConfig(str(clips / role)), sampling_rate=16_000) for role in ("train", "validation")
     )
-    return StepContext(folder, train=train, validation=validation, language="en")
+    return StepContext(folder, train=(train,), validation=validation, language="en")
 
 
 def test_an_interrupted_run_goes_on_with_its_gates_and_multipliers(clips: Path, tmp_path: Path) -> None:

@@ -172,6 +172,43 @@ def test_fine_tuning_is_a_step_with_terms_of_its_own(tmp_path: Path) -> None:
     assert zero_share(load(tmp_path / "run" / "model").model, ("encoder",)) > 0.1
 
 
+def test_a_step_learns_from_a_list_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "first", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "second", ["one", "two"], [0.55, 0.65])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
+    recognizer("whisper").save(tmp_path / "base")
+    recipe: dict[str, Any] = {
+        "base": "base",
+        "data": {
+            "train": [{"path": "first"}, {"path": "second"}, {"path": "second"}],
+            "validation": {"path": "validation"},
+        },
+        "language": "en",
+        "steps": [{"fine_tuning": {"training": {**SHORT, "steps": 2}, "transcripts_from": "base"}}],
+    }
+    heard: list[int] = []
+
+    def noted(family: Any, training: Any, *, training_data: Any, **_: Any) -> list[dict[str, float]]:
+        heard.append(len(training_data))
+        return [{"step": 2, "eval_wer": 0.5}]
+
+    monkeypatch.setattr("sotto.methods.fine_tuning.train", noted)
+    monkeypatch.setattr(
+        "sotto.methods.fine_tuning.transcribed",
+        lambda source, teacher, language, path: source.with_texts({each.name: path.stem for each in source.references}),
+    )
+    carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
+    assert heard == [8]
+    inputs = yaml.safe_load((tmp_path / "run" / "inputs.json").read_text())
+    assert len(inputs["train"].split()) == 3
+    recipe["data"]["train"][1]["path"] = "validation"
+    with pytest.raises(SottoError, match="train and validation share a clip|validation and train share a clip"):
+        carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "other", print)
+    recipe["data"]["train"] = []
+    with pytest.raises(SottoError, match=r"data.train is an empty list; name a folder, or leave it out"):
+        parse_recipe(recipe, "recipe.yaml")
+
+
 KILLED = """
 import os, signal, sys
 import transformers
@@ -255,7 +292,7 @@ def test_steps_from_python_train_each_for_themselves(tmp_path: Path) -> None:
         MagnitudePruning(0.5, remove=False),
         FineTuning(training, objectives=(HoldZeros(),)),
         sotto.AdaptivePruning(search_steps=1),
-        train=clips,
+        train=[clips, clips],
         validation=validation,
         language="en",
     )

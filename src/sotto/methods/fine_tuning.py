@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer
 from sotto.configuration import to_plain
+from sotto.data import ClipSource
 from sotto.errors import SottoError
-from sotto.examples import ClipExamples
+from sotto.examples import ClipExamples, examples_of
 from sotto.methods.method import StepContext, methods
 from sotto.methods.pseudo_transcripts import transcribed
 from sotto.objectives import Objective, Setting, objectives
@@ -67,14 +68,9 @@ def fine_tune(
 
     Raises SottoError without training or validation clips, or without the recipe's language.
     """
-    if context.train is None or context.validation is None or context.language is None:
+    if not context.train or context.validation is None or context.language is None:
         raise SottoError("fine-tuning needs data.train, data.validation and language")
-    if config.transcripts_from is None:
-        source = context.train
-        source.require_transcripts()
-    else:
-        teacher = partial(context.open, config.transcripts_from)
-        source = transcribed(context.train, teacher, context.language, folder / "transcripts.json")
+    sources = transcribed_sources(config, context, context.language, folder)
     family = recognizer.family
     seconds, seed = family.longest_seconds, config.training.seed
     written = get_normalizer(config.transcripts)
@@ -82,7 +78,7 @@ def fine_tune(
     log = train(
         family,
         config.training,
-        training_data=ClipExamples(source, config.augmentation, seconds, seed, written),
+        training_data=examples_of(sources, config.augmentation, seconds, seed, written),
         validation_data=ClipExamples(context.validation, Augmentation(), seconds, seed),
         language=context.language,
         normalizer=context.normalizer,
@@ -91,3 +87,18 @@ def fine_tune(
         device=recognizer.model.device.type,
     )
     return kept_wer(log, config.training.keep)
+
+
+def transcribed_sources(
+    config: FineTuning, context: StepContext, language: str, folder: Path
+) -> tuple[ClipSource, ...]:
+    """The training clips with the transcripts that are learnt. Raises SottoError where a folder has none."""
+    if config.transcripts_from is None:
+        for source in context.train:
+            source.require_transcripts()
+        return context.train
+    teacher = cache(partial(context.open, config.transcripts_from))
+    return tuple(
+        transcribed(source, teacher, language, folder / f"transcripts-{number}.json")
+        for number, source in enumerate(context.train, start=1)
+    )

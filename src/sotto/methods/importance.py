@@ -17,7 +17,7 @@ from sotto.architectures import Attention, Convolution
 from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
-from sotto.examples import ClipExamples, Example
+from sotto.examples import Example, examples_of
 from sotto.families import evaluating
 from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
 from sotto.methods.gate_decisions import Decision, around, carry_out, share_of
@@ -150,11 +150,12 @@ def weights_of_units(model: Any, gated: GatedModule) -> Iterator[torch.Tensor]:
 
 def examples(recognizer: Recognizer, config: ImportancePruning, context: StepContext) -> list[Example]:
     """Raises SottoError without training clips, or without the recipe's language."""
-    if context.train is None or context.language is None:
+    if not context.train or context.language is None:
         raise SottoError("importance_pruning by taylor needs data.train and language")
-    context.train.require_transcripts()
+    for source in context.train:
+        source.require_transcripts()
     written = get_normalizer(config.transcripts)
-    clips = ClipExamples(context.train, Augmentation(), recognizer.family.longest_seconds, context.seed, written)
+    clips = examples_of(context.train, Augmentation(), recognizer.family.longest_seconds, context.seed, written)
     return [clips[index] for index in range(min(config.clips, len(clips)))]
 
 

@@ -19,7 +19,8 @@ class StepContext:
 
     folder: Path
     calibration: ClipSource | None = None
-    train: ClipSource | None = None
+    train: tuple[ClipSource, ...] = ()
+    """folders of clips, which are learnt from together"""
     validation: ClipSource | None = None
     validation_wer: Callable[[Recognizer], float] | None = None
     """WER on the validation clips, decoded and normalised as the recipe says"""
