@@ -325,7 +325,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path, clips: Path) -> N
     train_by_recipe(read_training_recipe(write(tmp_path)), tmp_path, folder)
     resolved = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert resolved["training"]["steps"] == 2
-    assert resolved["objectives"] == [{"ctc": {"weight": 0.2, "units": "tokens"}}]
+    assert resolved["objectives"] == [{"ctc": {"weight": 0.2, "units": "tokens", "flat_start": 0}}]
     assert train_by_recipe(read_training_recipe(write(tmp_path)), tmp_path, folder) >= 0  # a second start
     other = read_training_recipe(write(tmp_path, training={"steps": 3, "batch_size": 2, "workers": 0}))
     with pytest.raises(SottoError, match="holds a run of another recipe"):
