@@ -15,6 +15,8 @@ from sotto.methods import (
     LayerwiseDistillation,
     LowRank,
     MagnitudePruning,
+    Quantization,
+    QuantizationAware,
     SparseGroupLasso,
     StructuredMagnitude,
 )
@@ -31,6 +33,8 @@ __all__ = [
     "LayerwiseDistillation",
     "LowRank",
     "MagnitudePruning",
+    "Quantization",
+    "QuantizationAware",
     "Recognizer",
     "SottoError",
     "SparseGroupLasso",

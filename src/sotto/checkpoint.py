@@ -27,8 +27,9 @@ from sotto.configuration import nearest
 from sotto.errors import SottoError
 from sotto.families import Family, evaluating, family_of
 from sotto.layers import packed_bytes
+from sotto.quantized_layers import floating_products
 from sotto.structure import LayerStructure, Structure, check, from_json
-from sotto.surgery import get_linear, linears_of, pack_linear, structure_of, unpack_linear
+from sotto.surgery import get_any_linear, linears_of, pack_linear, structure_of, unpack_linear
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNHEARD = ("wav2vec2_conformer.masked_spec_embed",)  # weights for training alone, which a checkpoint may lack
@@ -252,7 +253,7 @@ def packed_copy(recognizer: Recognizer, dtype: torch.dtype) -> Recognizer:
     tensors = itertools.chain(recognizer.model.parameters(), recognizer.model.buffers())
     model = copy.deepcopy(recognizer.model, {id(tensor): tensor for tensor in tensors})
     for stack, index, name in linears_of(model):
-        linear = get_linear(model, stack, index, name)
+        linear = get_any_linear(model, stack, index, name)
         if type(linear) is nn.Linear:
             zeros = int((linear.weight == 0).sum())
             if zeros * dtype.itemsize > 1.1 * packed_bytes(linear.weight.numel()):
@@ -283,7 +284,9 @@ def plain_sizes(structure: Structure, architecture: Architecture, config: Any) -
 
     Layers can be fewer, and feed-forward networks of a stack uniformly narrower; nothing else.
     """
-    sizes = {}
+    sizes: dict[str, int] = {}
+    if structure.embedding is not None:
+        return None
     for stack in architecture.stacks:
         dimensions = stack.dimensions(config)
         layers = structure.stacks[stack.name].layers
@@ -312,7 +315,7 @@ def verify(recognizer: Recognizer, folder: Path) -> None:
 @torch.no_grad()
 def probe(recognizer: Recognizer) -> torch.Tensor:
     """Outputs (float32) for fixed noise: what two equal models agree on."""
-    with evaluating(recognizer.model):
+    with evaluating(recognizer.model), floating_products(recognizer.model):
         return recognizer.family.probe().float()
 
 

@@ -16,12 +16,20 @@ from sotto.data import Clip, ClipSource
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
-from sotto.metrics.cost import bytes_on_disk, count_parameters, decoder_flops, encoder_flops, flops_by_module
+from sotto.metrics.cost import (
+    bytes_on_disk,
+    count_parameters,
+    decoder_flops,
+    encoder_flops,
+    flops_by_module,
+    weights_of,
+)
 from sotto.metrics.errors import ErrorReport, measure_errors
 from sotto.metrics.speed import LatencyReport, measure_latency
 from sotto.progress import track
+from sotto.quantized_layers import QuantizedLinear
 from sotto.report.numbers import LayerNumbers, ModelNumbers
-from sotto.surgery import get_linear, layer_path
+from sotto.surgery import get_any_linear, layer_path
 from sotto.text import Normalizer
 from sotto.transcription import transcribe
 
@@ -48,7 +56,7 @@ def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]
     """Every linear of every layer; in reduced attention only the first factor runs by itself and is counted."""
     flops = flops_by_module(recognizer.model, recognizer.family.window_frames, tokens)
     for stack, index, linear in places(recognizer, [stack.name for stack in recognizer.architecture.stacks]):
-        module, path = get_linear(recognizer.model, stack, index, linear), layer_path(stack, index, linear)
+        module, path = get_any_linear(recognizer.model, stack, index, linear), layer_path(stack, index, linear)
         yield LayerNumbers(
             stack=stack.name,
             layer=index,
@@ -56,8 +64,9 @@ def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]
             inputs=module.in_features,
             outputs=module.out_features,
             rank=module.rank if isinstance(module, FactoredLinear) else None,
-            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            parameters=sum(weights.numel() for weights in weights_of(module).values()),
             flops=flops.get(path, flops.get(f"{path}.first", 0)),
+            bits=next((part.bits for part in module.modules() if isinstance(part, QuantizedLinear)), None),
         )
 
 

@@ -14,6 +14,23 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """How a matrix is stored in whole numbers."""
+
+    bits: int
+    by_block: bool = False
+    """whether every 32 inputs of an output have a scale of their own, and not all of them one"""
+    dynamic: bool = False
+    """whether inputs are rounded to 8 bits as they come, and products taken in whole numbers"""
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise SottoError(f"bits is {self.bits}; it can be 4 or 8")
+        if self.dynamic and (self.bits != 8 or self.by_block):
+            raise SottoError("products in whole numbers need 8 bits and one scale an output")
+
+
+@dataclass(frozen=True)
 class LayerStructure:
     """How one layer differs from the layer `base_layer` of the base. What is not named is as it was."""
 
@@ -34,11 +51,13 @@ class LayerStructure:
     """convolution module -> how many channels it has"""
     absent: tuple[str, ...] = ()
     """modules that the layer lacks"""
+    quantized: Mapping[str, Quantized] = field(default_factory=dict)
+    """linear (of a factored one both factors) -> how its weights are stored"""
 
     def without(self, module: LayerModule) -> LayerStructure:
         """A copy that lacks `module`, and says nothing else of it."""
         outside: dict[str, Any] = {}
-        for name in ("heads", "ffn_widths", "ranks", "inputs", "nonzeros", "channels"):
+        for name in ("heads", "ffn_widths", "ranks", "inputs", "nonzeros", "channels", "quantized"):
             entries: Mapping[str, Any] = getattr(self, name)
             outside[name] = {key: value for key, value in entries.items() if key not in (module.name, *module.linears)}
         reduced = tuple(name for name in self.reduced if name != module.name)
@@ -61,6 +80,8 @@ class Structure:
     architecture: str
     stacks: Mapping[str, StackStructure]
     version: int = VERSION
+    embedding: Quantized | None = None
+    """how the table of tokens is stored, which is the output head too"""
 
     def layer(self, stack: str, index: int) -> LayerStructure:
         return self.stacks[stack].layers[index]
@@ -88,6 +109,8 @@ def dense_structure(architecture: Architecture, config: Any) -> Structure:
 def to_json(structure: Structure) -> dict[str, Any]:
     """The record as it stands in config.json, entries that say nothing left out."""
     plain: dict[str, Any] = to_plain(structure)
+    if structure.embedding is None:
+        del plain["embedding"]
     for stack in plain["stacks"].values():
         stack["layers"] = [
             {key: value for key, value in layer.items() if key == "base_layer" or value} for layer in stack["layers"]
@@ -121,6 +144,8 @@ def check(structure: Structure, config: Any) -> None:
         if stack.name not in structure.stacks:
             raise SottoError(f"structure record: stack '{stack.name}' is missing")
         check_stack(structure.stacks[stack.name], stack, stack.dimensions(config))
+    if structure.embedding is not None and architecture.tied_embedding is None:
+        raise SottoError(f"structure record: a {architecture.name} has no table of tokens that could be quantized")
 
 
 def check_stack(record: StackStructure, stack: Stack, dimensions: StackDimensions) -> None:
@@ -160,15 +185,23 @@ def check_layer(layer: LayerStructure, stack: Stack, dimensions: StackDimensions
     for name, count in layer.channels.items():
         check_name(name, [convolution.name for convolution in stack.convolutions], f"{where}: convolution module")
         check_bound(count, dimensions.width, f"{where}: channels of {name}")
+    check_quantized(layer, stack, where)
     check_absent(layer, stack, where)
+    check_reduced(layer, stack, where)
+
+
+def check_quantized(layer: LayerStructure, stack: Stack, where: str) -> None:
+    for name in layer.quantized:
+        check_name(name, list(stack.linears()), f"{where}: linear")
+        if name in layer.nonzeros:
+            raise SottoError(f"structure record: {where}: {name} is quantized, and cannot be packed too")
+
+
+def check_reduced(layer: LayerStructure, stack: Stack, where: str) -> None:
+    reducible = {attention.name: attention for attention in stack.attentions if attention.reducible}
     for name in layer.reduced:
-        check_name(
-            name,
-            [attention.name for attention in stack.attentions if attention.reducible],
-            f"{where}: attention",
-        )
-        attention = next(attention for attention in stack.attentions if attention.name == name)
-        if any(projection not in layer.ranks for projection in attention.projections[:3]):
+        check_name(name, list(reducible), f"{where}: attention")
+        if any(projection not in layer.ranks for projection in reducible[name].projections[:3]):
             raise SottoError(f"structure record: {where}: {name} is reduced, but its projections are not all factored")
 
 

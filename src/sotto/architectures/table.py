@@ -186,6 +186,8 @@ class Architecture:
     stacks: tuple[Stack, ...]
     activation: str
     """name in the config of the activation, under which Sotto's checkpoints are marked"""
+    tied_embedding: tuple[str, str] | None = None
+    """where the table of tokens is and the output head that has the same weights"""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """entries of the config that must have these values"""
 

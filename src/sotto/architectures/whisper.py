@@ -46,4 +46,5 @@ WHISPER = Architecture(
         ),
     ),
     activation="activation_function",
+    tied_embedding=("model.decoder.embed_tokens", "proj_out"),
 )

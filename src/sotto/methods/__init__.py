@@ -11,6 +11,8 @@ from sotto.methods.low_rank import apply_low_rank
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.magnitude import MagnitudePruning, StructuredMagnitude
 from sotto.methods.method import StepContext, methods
+from sotto.methods.quantization import Quantization
+from sotto.methods.quantization_aware import QuantizationAware
 from sotto.methods.sparse_group_lasso import SparseGroupLasso
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "LayerwiseDistillation",
     "LowRank",
     "MagnitudePruning",
+    "Quantization",
+    "QuantizationAware",
     "SparseGroupLasso",
     "StepContext",
     "StructuredMagnitude",

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sotto.errors import SottoError
+from sotto.quantized_layers import QuantizedWeight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,12 +49,32 @@ def count_parameters(model: PreTrainedModel) -> Parameters:
     """
     encoder = _encoder(model)
     fixed = {id(p) for name, p in encoder.named_parameters() if name.startswith("embed_positions.")}
-    in_encoder = {id(p) for p in encoder.parameters()}
-    counted = [p for p in model.parameters() if id(p) not in fixed]
-    total = sum(p.numel() for p in counted)
-    encoder_total = sum(p.numel() for p in counted if id(p) in in_encoder)
-    nonzero = sum(p.numel() if p.is_meta else int(torch.count_nonzero(p)) for p in counted)
+    counted = {key: weights for key, weights in weights_of(model).items() if key not in fixed}
+    in_encoder = weights_of(encoder).keys()
+    total = sum(weights.numel() for weights in counted.values())
+    encoder_total = sum(weights.numel() for key, weights in counted.items() if key in in_encoder)
+    nonzero = sum(w.numel() if w.is_meta else int(torch.count_nonzero(w)) for w in counted.values())
     return Parameters(total, nonzero, encoder_total, total - encoder_total)
+
+
+def weights_of(module: nn.Module) -> dict[int, Tensor]:
+    """All parameters by identity, and the codes of quantized weights, which are no parameters of torch's.
+
+    Scales are not counted: they say how the weights are written down.
+    """
+    found: dict[int, Tensor] = {id(parameter): parameter for parameter in module.parameters()}
+    for part in module.modules():
+        if isinstance(part, QuantizedWeight):
+            found[id(part)] = part.codes
+    return found
+
+
+def packed_bytes(module: nn.Module, itemsize: int) -> int:
+    """Bytes of the weights where every one took its bits and nothing else: scales and floating ones `itemsize` each."""
+    quantized = [part for part in module.modules() if isinstance(part, QuantizedWeight)]
+    codes = sum(part.codes.numel() * part.bits for part in quantized) // 8
+    scales = sum(part.scale.numel() for part in quantized)
+    return codes + (scales + sum(parameter.numel() for parameter in module.parameters())) * itemsize
 
 
 def encoder_flops(model: PreTrainedModel, frames: int | None = None) -> int:

@@ -22,6 +22,8 @@ class LayerNumbers:
     rank: int | None
     parameters: int
     flops: int
+    bits: int | None = None
+    """of the weights, where they are quantized"""
 
 
 @dataclass(frozen=True)

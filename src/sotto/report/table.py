@@ -341,11 +341,18 @@ def linear_cells(linear: LayerNumbers, parameters: int) -> tuple[Text | str, ...
     return (
         Text(linear.linear),
         f"{linear.inputs} × {linear.outputs}",
-        "whole" if linear.rank is None else str(linear.rank),
+        form(linear),
         count(linear.parameters),
         flops(linear.flops),
         rate(linear.parameters / parameters),
     )
+
+
+def form(linear: LayerNumbers) -> str:
+    """The rank where it is factored, the bits where it is quantized."""
+    rank = "" if linear.rank is None else str(linear.rank)
+    bits = "" if linear.bits is None else f"{linear.bits} bits"
+    return ", ".join(part for part in (rank, bits) if part) or "whole"
 
 
 def sums(linears: Iterable[LayerNumbers]) -> tuple[int, int]:

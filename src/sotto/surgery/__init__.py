@@ -8,15 +8,27 @@ from sotto.surgery.applying import apply_structure
 from sotto.surgery.attention import expand_attention, keep_heads, reduce_attention
 from sotto.surgery.linears import factor, gather_inputs, merge, pack_linear, restore_inputs, unpack_linear
 from sotto.surgery.modules import drop_module, keep_channels, narrow_ffn
-from sotto.surgery.places import get_linear, layer_path, layers_of, linears_of, present, structure_of
+from sotto.surgery.places import (
+    get_any_linear,
+    get_linear,
+    layer_path,
+    layers_of,
+    linears_of,
+    parts_of,
+    present,
+    structure_of,
+)
+from sotto.surgery.quantizing import Codes, quantize_embedding, quantize_linear, tied_embedding
 from sotto.surgery.stacks import keep_layers
 
 __all__ = [
+    "Codes",
     "apply_structure",
     "drop_module",
     "expand_attention",
     "factor",
     "gather_inputs",
+    "get_any_linear",
     "get_linear",
     "keep_channels",
     "keep_heads",
@@ -27,9 +39,13 @@ __all__ = [
     "merge",
     "narrow_ffn",
     "pack_linear",
+    "parts_of",
     "present",
+    "quantize_embedding",
+    "quantize_linear",
     "reduce_attention",
     "restore_inputs",
     "structure_of",
+    "tied_embedding",
     "unpack_linear",
 ]

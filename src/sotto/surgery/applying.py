@@ -12,7 +12,8 @@ from sotto.layers import FactoredLinear, GatheredLinear, PackedLinear
 from sotto.structure import LayerStructure, Structure, check, to_json
 from sotto.surgery.attention import keep_heads, reduce_attention
 from sotto.surgery.modules import drop_module, keep_channels, narrow_ffn
-from sotto.surgery.places import get_linear, layer_path, structure_of
+from sotto.surgery.places import get_linear, layer_path, record
+from sotto.surgery.quantizing import shape_embedding, shape_quantized
 
 
 def apply_structure(model: Any, structure: Structure) -> None:
@@ -25,6 +26,8 @@ def apply_structure(model: Any, structure: Structure) -> None:
     for stack in architecture.stacks:
         for index, layer in enumerate(structure.stacks[stack.name].layers):
             shape_layer(model, stack, index, layer)
+    if structure.embedding is not None:
+        shape_embedding(model, structure.embedding)
     model.config.sotto = to_json(structure)
 
 
@@ -38,8 +41,7 @@ def shape_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructur
         old = get_linear(model, stack, index, name)
         has_bias = old.bias is not None
         put(model, stack, index, name, GatheredLinear(old.in_features, kept, old.out_features, has_bias, **like(old)))
-    structure = structure_of(model)
-    model.config.sotto = to_json(structure.with_layer(stack.name, index, replace(layer, reduced=(), nonzeros={})))  # type: ignore[union-attr]
+    record(model, stack, index, replace(layer, reduced=(), nonzeros={}, quantized={}))
     for attention in stack.attentions:
         if attention.name in layer.reduced:
             reduce_attention(model, stack, index, attention)
@@ -47,6 +49,8 @@ def shape_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructur
         old = get_linear(model, stack, index, name)
         has_bias = old.bias is not None
         put(model, stack, index, name, PackedLinear(old.in_features, old.out_features, count, has_bias, **like(old)))
+    for name, quantized in layer.quantized.items():
+        shape_quantized(model, stack, index, name, quantized)
 
 
 def narrow_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructure) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from sotto.architectures import Stack, architecture_of
+from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
+from sotto.quantized_layers import QuantizedLinear
 from sotto.structure import LayerStructure, Structure, dense_structure, from_json, to_json
 
 Linear = nn.Linear | FactoredLinear
@@ -31,9 +33,28 @@ def layer_path(stack: Stack, index: int, name: str = "") -> str:
 
 
 def get_linear(model: nn.Module, stack: Stack, index: int, linear: str) -> Linear:
-    module = model.get_submodule(layer_path(stack, index, linear))
+    """A linear with floating weights, which can be changed. Raises SottoError where it is quantized."""
+    module = get_any_linear(model, stack, index, linear)
+    if any(isinstance(part, QuantizedLinear) for part in module.modules()):
+        raise SottoError(f"{layer_path(stack, index, linear)} is quantized; let quantization be the last step")
     assert isinstance(module, nn.Linear | FactoredLinear)
     return module
+
+
+def get_any_linear(model: nn.Module, stack: Stack, index: int, linear: str) -> Linear | QuantizedLinear:
+    """A linear of any form, to be looked at."""
+    module = model.get_submodule(layer_path(stack, index, linear))
+    assert isinstance(module, nn.Linear | FactoredLinear | QuantizedLinear)
+    return module
+
+
+def parts_of(model: nn.Module, stack: Stack, index: int, linear: str) -> dict[str, nn.Module]:
+    """What a linear is made of, by path from the model's root: its two factors where it has some, else itself."""
+    path = layer_path(stack, index, linear)
+    module = get_any_linear(model, stack, index, linear)
+    if isinstance(module, FactoredLinear):
+        return {f"{path}.first": module.first, f"{path}.second": module.second}
+    return {path: module}
 
 
 def layers_of(model: Any) -> Iterator[tuple[Stack, int]]:

@@ -1,0 +1,48 @@
+"""Which matrices of a model are quantized, and to what: what quantization and training for it have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sotto.architectures import Stack
+from sotto.errors import SottoError
+from sotto.quantization_math import Scales
+from sotto.surgery import layers_of
+
+Bits = Literal[4, 8]
+
+
+@dataclass(frozen=True)
+class QuantizedPlaces:
+    """All linears of the layers that are named, and the table of tokens where that has bits of its own."""
+
+    bits: Bits = 8
+    scales: Scales = "channel"
+    """tensor: one scale a matrix, as in Whisper-KDQ's code. channel: one an output. block: one for 32 inputs of an
+    output"""
+    stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """stack -> its layers, where it is not all of them"""
+    embedding_bits: Bits | None = None
+    """for the table of tokens, which is the output head too: in a small Whisper most of the decoder"""
+
+    def __post_init__(self) -> None:
+        if not self.stacks:
+            raise SottoError("stacks must name encoder, decoder or both")
+        for name in self.layers:
+            if name not in self.stacks:
+                raise SottoError(f"layers: '{name}' is not among stacks, {', '.join(self.stacks)}")
+
+    def linears(self, model: Any) -> Iterator[tuple[Stack, int, str]]:
+        """Stack, layer and path within the layer. Raises SottoError for a layer that there is not."""
+        counts: dict[str, int] = {}
+        for stack, index in layers_of(model):
+            counts[stack.name] = index + 1
+            if stack.name in self.stacks and index in self.layers.get(stack.name, (index,)):
+                for name in stack.linears():
+                    yield stack, index, name
+        for stack_name, layers in self.layers.items():
+            if wrong := [layer for layer in layers if not 0 <= layer < counts.get(stack_name, 0)]:
+                raise SottoError(f"layers: the {stack_name} has no layer {wrong[0]}; they are counted from 0")

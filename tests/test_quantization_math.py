@@ -1,0 +1,128 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sotto.quantization_math import (
+    BLOCK,
+    Scales,
+    blocks_of,
+    fake_quantized,
+    from_codes,
+    int8_product,
+    largest_code,
+    pack_pairs,
+    scale_of,
+    to_codes,
+    unpack_pairs,
+)
+
+BITS = st.sampled_from([4, 8])
+SCALES = st.sampled_from(["tensor", "channel", "block"])
+
+
+def matrix(rows: int, columns: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, columns, generator=generator) * torch.rand(rows, 1, generator=generator)
+
+
+def test_codes_by_hand() -> None:
+    weight = torch.tensor([[1.75, -3.5, 0.2, 0.3], [0.0, 7.0, -7.0, 3.4]])
+    channel = scale_of(weight, 4, "channel")
+    assert channel.tolist() == [[0.5], [1.0]]  # 3.5 / 7 and 7 / 7
+    assert to_codes(weight, channel, 4).tolist() == [[4, -7, 0, 1], [0, 7, -7, 3]]  # 3.5 goes to the even 4
+    assert from_codes(to_codes(weight, channel, 4), channel).tolist() == [[2.0, -3.5, 0.0, 0.5], [0.0, 7.0, -7.0, 3.0]]
+    assert scale_of(weight, 4, "tensor").tolist() == [[1.0], [1.0]]
+    assert to_codes(weight, scale_of(weight, 4, "tensor"), 4).tolist() == [[2, -4, 0, 0], [0, 7, -7, 3]]
+
+
+def test_the_largest_weight_is_taken_without_its_sign() -> None:
+    """Whisper-KDQ's code takes the largest with its sign, so that -6 here would be rounded to 3 times its range."""
+    weight = torch.tensor([[-6.0, 2.0]])
+    assert from_codes(to_codes(weight, scale_of(weight, 8, "tensor"), 8), scale_of(weight, 8, "tensor")).tolist() == [
+        [pytest.approx(-6.0, rel=1e-3), pytest.approx(2.0, rel=2e-2)]
+    ]
+
+
+def test_a_block_has_a_scale_of_its_own() -> None:
+    weight = torch.full((1, BLOCK + 3), 0.07)
+    weight[0, BLOCK:] = 7.0
+    scale = scale_of(weight, 4, "block")
+    assert scale.shape == (1, blocks_of(BLOCK + 3)) == (1, 2)
+    assert to_codes(weight, scale, 4).unique().tolist() == [7]
+    torch.testing.assert_close(from_codes(to_codes(weight, scale, 4), scale), weight, rtol=1e-3, atol=0)
+    assert to_codes(weight, scale_of(weight, 4, "channel"), 4)[0, :BLOCK].unique().tolist() == [0]
+
+
+@given(st.integers(1, 9), st.integers(1, 70), st.integers(0, 1000), BITS, SCALES)
+def test_rounding_moves_a_weight_by_half_a_step_at_most(
+    rows: int, columns: int, seed: int, bits: int, scales: Scales
+) -> None:
+    weight = matrix(rows, columns, seed)
+    scale = scale_of(weight, bits, scales)
+    codes = to_codes(weight, scale, bits)
+    assert codes.abs().max() <= largest_code(bits)
+    moved = (from_codes(codes, scale) - weight).abs()
+    widest = scale.amax(1, keepdim=True)
+    assert (moved <= 0.5 * widest + 1e-3 * weight.abs().max()).all()  # and what the scale lost to half precision
+    again = scale_of(from_codes(codes, scale), bits, scales)
+    torch.testing.assert_close(again, scale)  # what was rounded stays as it is
+    assert torch.equal(to_codes(from_codes(codes, scale), again, bits), codes)
+
+
+@given(st.integers(1, 9), st.integers(1, 70), st.integers(0, 1000), SCALES)
+def test_half_precision_keeps_the_scales(rows: int, columns: int, seed: int, scales: Scales) -> None:
+    scale = scale_of(matrix(rows, columns, seed), 8, scales)
+    assert torch.equal(scale.half().float(), scale)
+
+
+@pytest.mark.parametrize("scales", ["tensor", "channel", "block"])
+def test_zeros_stay_zeros(scales: Scales) -> None:
+    weight = torch.zeros(3, 40)
+    assert not fake_quantized(weight, 8, scales).any()
+    weight[1, 7] = 1.0
+    assert fake_quantized(weight, 8, scales).nonzero().tolist() == [[1, 7]]
+
+
+@given(st.integers(1, 9), st.integers(1, 70), st.integers(0, 1000))
+def test_pairs_of_codes_are_unpacked_again(rows: int, columns: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-7, 8, (rows, columns), dtype=torch.int8, generator=generator)
+    packed = pack_pairs(codes)
+    assert packed.shape == (rows, -(-columns // 2))
+    assert packed.dtype == torch.uint8
+    assert torch.equal(unpack_pairs(packed, columns), codes)
+
+
+def test_pairs_by_hand() -> None:
+    assert pack_pairs(torch.tensor([[1, -1, 7]], dtype=torch.int8)).tolist() == [[0xF1, 0x07]]
+
+
+def test_gradients_pass_rounding() -> None:
+    weight = matrix(3, 5, 0).requires_grad_()
+    rounded = fake_quantized(weight, 4, "channel")
+    scale = scale_of(weight, 4, "channel")
+    torch.testing.assert_close(rounded.detach(), from_codes(to_codes(weight, scale, 4), scale))
+    (rounded * torch.arange(15.0).view(3, 5)).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == torch.arange(15.0).view(3, 5).tolist()
+
+
+def test_products_in_whole_numbers_are_exact_where_nothing_is_rounded() -> None:
+    codes = torch.tensor([[1, 2, -3], [127, 0, 1]], dtype=torch.int8)
+    scale = torch.tensor([[0.5], [0.25]])
+    x = torch.tensor([[[127.0, 1.0, 2.0], [-254.0, 4.0, 0.0]]])  # rows with steps of 1 and of 2
+    expected = x @ from_codes(codes, scale).t()
+    torch.testing.assert_close(int8_product(x, codes, scale), expected, rtol=1e-6, atol=0)
+    assert int8_product(torch.zeros(1, 3), codes, scale).tolist() == [[0.0, 0.0]]
+
+
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 1000))
+def test_products_in_whole_numbers_are_near(columns: int, rows: int, seed: int) -> None:
+    weight, x = matrix(6, columns, seed), matrix(rows, columns, seed + 1)
+    scale = scale_of(weight, 8, "channel")
+    codes = to_codes(weight, scale, 8)
+    expected = x @ from_codes(codes, scale).t()
+    step = x.abs().amax(1, keepdim=True) / 127
+    bound = 0.5 * step * from_codes(codes, scale).abs().sum(1) + 1e-5
+    assert ((int8_product(x, codes, scale) - expected).abs() <= bound).all()
