@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from accelerate.utils import gather_object
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -212,7 +213,8 @@ class SpeechTrainer(Trainer):
         share_buffers(self.trained)
         rows = range(self.args.process_index, len(dataset), self.args.world_size)
         decoding = Decoding(language=self.language, batch_size=self.args.eval_batch_size)
-        pairs = transcribe_examples(self.trained.family, decoding, dataset, rows)
+        with parametrize.cached():  # weights that an objective computes: once, and not for every token
+            pairs = transcribe_examples(self.trained.family, decoding, dataset, rows)
         pairs = sorted(gather_object(pairs))
         names, references, hypotheses = (list(column) for column in zip(*pairs, strict=True))
         report = measure_errors([str(name) for name in names], references, hypotheses, self.normalizer)
