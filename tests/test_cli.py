@@ -60,6 +60,16 @@ def test_compress_without_a_recipe_then_evaluate_and_inspect(clips: Path, tmp_pa
     assert "fc1" in shown
 
 
+def test_compress_to_whole_numbers_without_a_recipe(clips: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = sotto("compress", MODEL, "--quantize", 8, "--test", clips, "--language", "en", "-o", run)
+    assert done.returncode == 0, done.stderr
+    assert "The weights take 57 % of their bytes on disk" in " ".join(done.stdout.split())
+    assert "8 bits" in sotto("inspect", run / "model").stdout
+    assert sotto("transcribe", run / "model", clips / "audio" / "0000.opus").stdout.strip()
+    assert "bits: 3 is not one of 4, 8" in refused("compress", MODEL, "--quantize", 3, "-o", tmp_path / "other")
+
+
 def test_transcribe_in_every_format(clips: Path, tmp_path: Path) -> None:
     audio = clips / "audio" / "0000.opus"
     assert sotto("transcribe", MODEL, audio).stdout.strip()
@@ -131,6 +141,9 @@ def test_a_typo_in_a_recipe(tmp_path: Path) -> None:
 
 def test_no_method_named(tmp_path: Path) -> None:
     assert "--low-rank" in refused("compress", MODEL, "-o", tmp_path / "run")
+    assert "--low-rank" in refused("compress", MODEL, "--quantize", 8, "--parameters", 0.5, "-o", tmp_path / "run")
+    (tmp_path / "r.yaml").write_text("base: x\n")
+    assert "is a recipe" in refused("compress", tmp_path / "r.yaml", "--quantize", 8, "-o", tmp_path / "run")
 
 
 def test_an_unknown_language_and_normalizer(clips: Path) -> None:

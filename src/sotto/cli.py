@@ -79,6 +79,7 @@ def compress(
     parameters: Annotated[float | None, typer.Option(help="Budget: share of the encoder's parameters.")] = None,
     flops: Annotated[float | None, typer.Option(help="Budget: share of the encoder's FLOPs.")] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help="Fit layer by layer; slower, more exact.")] = False,
+    quantize: Annotated[int | None, typer.Option(help="Store the linears' weights in 8 or 4 bits.")] = None,
     calibration: Annotated[str | None, typer.Option(help="Audio to calibrate on; needs no transcripts.")] = None,
     samples: Annotated[int | None, typer.Option(help="How many calibration clips to draw.", min=1)] = None,
     test: Annotated[str | None, typer.Option(help="Transcribed audio to measure the word error rate on.")] = None,
@@ -93,6 +94,8 @@ def compress(
         sotto compress recipe.yaml -o runs/first
 
         sotto compress openai/whisper-small --low-rank --calibration clips/ -o runs/small
+
+        sotto compress openai/whisper-small --quantize 8 --test transcribed/ -o runs/small
     """
     choices = {
         "preset": preset,
@@ -112,15 +115,18 @@ def compress(
         "normalizer": normalizer,
         "dtype": dtype,
         "data": {role: given(data) for role, data in roles.items() if data},
-        "steps": [{"low_rank": given(choices)}],
+        "steps": [
+            *([{"low_rank": given(choices)}] if low_rank else []),
+            *([{"quantization": {"bits": quantize}}] if quantize else []),
+        ],
     }
     if Path(base).suffix in (".yaml", ".yml"):
-        if given(values).keys() - {"base", "data", "steps"} or values["data"] or given(choices) or low_rank:
+        if given(values).keys() - {"base", "data", "steps"} or values["data"] or values["steps"] or given(choices):
             raise SottoError(f"{base} is a recipe; write the options into it, or give a checkpoint instead")
         compress_by_recipe(Path(base), output)
         return
-    if not low_rank:
-        raise SottoError("say how to compress: --low-rank, or give a recipe (.yaml) instead of a checkpoint")
+    if not values["steps"] or (given(choices) and not low_rank):
+        raise SottoError("say how to compress: --low-rank, --quantize 8, or a recipe (.yaml) instead of a checkpoint")
     compress_by_values(given(values), "options", Path(), output)
 
 

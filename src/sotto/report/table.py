@@ -94,7 +94,8 @@ def size_clause(base: ModelNumbers, final: ModelNumbers) -> str:
     clauses = []
     if base.bytes_on_disk and final.bytes_on_disk and differs(final.bytes_on_disk, base.bytes_on_disk):
         clauses.append(f"the weights take {share(final.bytes_on_disk, base.bytes_on_disk)} of their bytes on disk")
-    if differs(after.nonzero, before.nonzero):
+    is_quantized = any(linear.bits for linear in final.layers)  # rounding to zero is no pruning
+    if differs(after.nonzero, before.nonzero) and not is_quantized:
         clauses.append(f"{share(after.nonzero, after.total)} of the parameters are not zero")
     clause = " and ".join(clauses) or "the model is as large as its base"
     return clause[0].upper() + clause[1:]
