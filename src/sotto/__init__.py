@@ -8,6 +8,7 @@ from sotto.errors import SottoError
 from sotto.methods import (
     AdaptivePruning,
     FineTuning,
+    GuidedDistillation,
     HoldZeros,
     ImportancePruning,
     L0Pruning,
@@ -26,6 +27,7 @@ __all__ = [
     "AdaptivePruning",
     "DataConfig",
     "FineTuning",
+    "GuidedDistillation",
     "HoldZeros",
     "ImportancePruning",
     "L0Pruning",

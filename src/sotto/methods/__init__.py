@@ -2,6 +2,7 @@
 
 from sotto.methods.adaptive_pruning import AdaptivePruning, apply_adaptive_pruning
 from sotto.methods.fine_tuning import FineTuning
+from sotto.methods.guided_distillation import GuidedDistillation
 from sotto.methods.hold_zeros import HoldZeros
 from sotto.methods.importance import ImportancePruning
 from sotto.methods.l0_pruning import L0Pruning
@@ -18,6 +19,7 @@ from sotto.methods.sparse_group_lasso import SparseGroupLasso
 __all__ = [
     "AdaptivePruning",
     "FineTuning",
+    "GuidedDistillation",
     "HoldZeros",
     "ImportancePruning",
     "L0Pruning",

@@ -20,8 +20,8 @@ from sotto.architectures import Stack, architecture_of
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.families import Family, family_of
-from sotto.families.ctc import Ctc
 from sotto.methods.layer_matching import Match, identical, ordered
+from sotto.methods.teaching import counted_positions, divergence_of_scores, hearing_alike, open_teacher
 from sotto.objectives import Objective, Setting, objectives
 from sotto.surgery import layer_path, structure_of
 
@@ -79,7 +79,7 @@ class LayerwiseDistillationObjective(Objective):
             stack.name: identical(base_layers(self.teacher, stack), base_layers(self.student, stack))
             for stack in self.stacks
         }
-        with keeping_outputs(model, self.stacks, self.outputs):
+        with keeping_outputs(model, self.stacks, self.outputs), hearing_alike(self.teacher, self.student):
             yield
 
     def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -87,25 +87,14 @@ class LayerwiseDistillationObjective(Objective):
         with torch.no_grad(), keeping_outputs(self.teacher.model, self.stacks, taught):
             wanted, _ = self.teacher.loss(batch, 0.0)
         counted = counted_positions(self.student, batch, outputs)
-        loss = (
-            self.config.logits * self.divergence(outputs.logits, wanted.logits, counted[self.stacks[-1].name]) / tokens
-        )
+        decided = counted[self.stacks[-1].name]
+        apart = divergence_of_scores(outputs.logits, wanted.logits, decided, self.config.temperature)
+        loss = self.config.logits * apart / tokens
         if self.config.layers:
             errors = [self.error(stack, taught, counted[stack.name]) for stack in self.stacks]
             share = (batch["labels"] != IGNORED).sum() / tokens
             loss = loss + self.config.layers * share * torch.stack(errors).mean()
         return loss
-
-    def divergence(self, own: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-        """Summed over the decisions that count, times the square of the temperature (Hinton et al., 2015)."""
-        temperature = self.config.temperature
-        each = nn.functional.kl_div(
-            (own.float() / temperature).log_softmax(-1),
-            (wanted.float() / temperature).log_softmax(-1),
-            reduction="none",
-            log_target=True,
-        )
-        return temperature**2 * (each.sum(-1) * counted).sum()
 
     def error(self, stack: Stack, taught: Outputs, counted: torch.Tensor) -> torch.Tensor:
         """The mean over those layers of a stack that took part: some families leave some out while they are trained."""
@@ -131,26 +120,12 @@ def relative_error(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (own - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean().clamp(min=1e-6)
 
 
-def vocabulary(family: Family) -> dict[str, int]:
-    found: dict[str, int] = family.processor.tokenizer.get_vocab()
-    return found
-
-
 def base_layers(family: Family, stack: Stack) -> list[int]:
     return [layer.base_layer for layer in structure_of(family.model).stacks[stack.name].layers]
 
 
 def width_of(family: Family, stack: Stack) -> int:
     return stack.dimensions(family.model.config).width
-
-
-def counted_positions(family: Family, batch: Batch, outputs: Any) -> dict[str, torch.Tensor]:
-    """By stack, which positions (batch, positions) are of the clips and not padding."""
-    if isinstance(family, Ctc):
-        frames = torch.arange(outputs.logits.shape[1], device=outputs.logits.device)
-        return {"encoder": frames < family.frame_counts(batch)[:, None]}
-    states = outputs.encoder_last_hidden_state  # Whisper hears the silence after a clip too
-    return {"encoder": torch.ones_like(states[..., 0], dtype=torch.bool), "decoder": batch["labels"] != IGNORED}
 
 
 @contextmanager
@@ -186,13 +161,8 @@ def build_layerwise_distillation(config: LayerwiseDistillation, setting: Setting
     if config.teacher is None:
         teacher = family_of(student.model.config)(copy.deepcopy(student.model), student.processor)
     else:
-        teacher = setting.open(config.teacher).family
-        teacher.model.to(student.model.device)
+        teacher = open_teacher(config.teacher, setting, "layerwise_distillation")
     named = "the model" if config.teacher is None else f"'{config.teacher}'"
-    if architecture_of(teacher.model.config).name != architecture_of(student.model.config).name:
-        raise SottoError(f"layerwise_distillation: the teacher {named} is of another family than the student")
-    if vocabulary(teacher) != vocabulary(student):
-        raise SottoError(f"layerwise_distillation: the teacher {named} has another vocabulary than the student")
     objective = LayerwiseDistillationObjective(config, student, teacher)
     for stack in objective.stacks:
         if config.matching == "identity" and not identical(base_layers(teacher, stack), base_layers(student, stack)):

@@ -34,9 +34,10 @@ class Rounded(nn.Module):
     def __init__(self, bits: int, scales: Scales) -> None:
         super().__init__()
         self.bits, self.scales = bits, scales
+        self.is_on = True
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return fake_quantized(weight, self.bits, self.scales)
+        return fake_quantized(weight, self.bits, self.scales) if self.is_on else weight
 
 
 class QuantizationAwareObjective(Objective):
@@ -61,6 +62,12 @@ class QuantizationAwareObjective(Objective):
                 attached.callback(parametrize.remove_parametrizations, module, "weight", leave_parametrized=False)
             yield
 
+    def switch(self, model: nn.Module, prefixes: tuple[str, ...]) -> None:
+        """Round what is at paths that begin with one of `prefixes`, and nothing else; for while it is attached."""
+        for path in self.rounded:
+            module: Any = model.get_submodule(path)
+            module.parametrizations.weight[0].is_on = path.startswith(prefixes)
+
     @torch.no_grad()
     def logged(self, model: nn.Module) -> dict[str, float]:
         """What rounding changes, as a share of the weights' norm, over all matrices together."""
@@ -74,9 +81,12 @@ class QuantizationAwareObjective(Objective):
 
 
 @objectives.register("quantization_aware", QuantizationAware)
-def build_quantization_aware(config: QuantizationAware, setting: Setting) -> QuantizationAwareObjective:
+def build_quantization_aware(config: QuantizationAware, setting: Setting) -> Objective:
+    return rounding_of(setting.family.model, config)
+
+
+def rounding_of(model: Any, config: QuantizationAware) -> QuantizationAwareObjective:
     """Raises SottoError where there is nothing to quantize, or it is quantized already."""
-    model: Any = setting.family.model
     parts = [parts_of(model, stack, index, name) for stack, index, name in config.linears(model)]
     rounded = {path: int(config.bits) for found in parts for path in found}
     if not rounded:

@@ -1,0 +1,70 @@
+"""What all ways have in common in which a model of the same family teaches another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from sotto.architectures import architecture_of
+from sotto.errors import SottoError
+from sotto.examples import IGNORED, Batch
+from sotto.families import Family
+from sotto.families.ctc import Ctc
+from sotto.objectives import Setting
+
+
+def open_teacher(name: str, setting: Setting, method: str) -> Family:
+    """The checkpoint `name`, on the student's device, for `method` as it stands in messages.
+
+    Raises SottoError for a teacher of another family or with another vocabulary.
+    """
+    student = setting.family
+    teacher = setting.open(name).family
+    teacher.model.to(student.model.device)
+    if architecture_of(teacher.model.config).name != architecture_of(student.model.config).name:
+        raise SottoError(f"{method}: the teacher '{name}' is of another family than the student")
+    if vocabulary(teacher) != vocabulary(student):
+        raise SottoError(f"{method}: the teacher '{name}' has another vocabulary than the student")
+    return teacher
+
+
+def vocabulary(family: Family) -> dict[str, int]:
+    found: dict[str, int] = family.processor.tokenizer.get_vocab()
+    return found
+
+
+@contextmanager
+def hearing_alike(teacher: Family, student: Family) -> Iterator[None]:
+    """While this lasts, the teacher hears windows as long as the student does in its training."""
+    differs = teacher.window_seconds != student.window_seconds
+    with teacher.window(student.window_seconds if differs else None):
+        yield
+
+
+def counted_positions(family: Family, batch: Batch, outputs: Any) -> dict[str, torch.Tensor]:
+    """By stack, which positions (batch, positions) are of the clips and not padding."""
+    if isinstance(family, Ctc):
+        frames = torch.arange(outputs.logits.shape[1], device=outputs.logits.device)
+        return {"encoder": frames < family.frame_counts(batch)[:, None]}
+    states = outputs.encoder_last_hidden_state  # Whisper hears the silence after a clip too
+    return {"encoder": torch.ones_like(states[..., 0], dtype=torch.bool), "decoder": batch["labels"] != IGNORED}
+
+
+def divergence_of_scores(
+    own: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Kullback-Leibler divergence of scores (batch, decisions, vocabulary), summed over the decisions that count.
+
+    It is multiplied by the square of the temperature (Hinton et al., 2015).
+    """
+    each = nn.functional.kl_div(
+        (own.float() / temperature).log_softmax(-1),
+        (wanted.float() / temperature).log_softmax(-1),
+        reduction="none",
+        log_target=True,
+    )
+    return temperature**2 * (each.sum(-1) * counted).sum()

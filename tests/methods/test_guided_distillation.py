@@ -1,0 +1,272 @@
+"""Guided distillation: what counts, who learns, which layers are chosen, and teachers that cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from recognizers import recognizer
+from sotto.checkpoint import Recognizer, load
+from sotto.errors import SottoError
+from sotto.examples import IGNORED, Batch, Example
+from sotto.methods import GuidedDistillation, QuantizationAware
+from sotto.methods.guided_distillation import GuidedDistillationObjective
+from sotto.methods.guided_matching import matched, states_apart
+from sotto.methods.layer_states import States, keeping_states
+from sotto.methods.quantization_error import errors_of_layers
+from sotto.objectives import Setting, objectives
+from sotto.recipe import parse_recipe
+from sotto.run import carry_out
+from sotto.surgery import narrow_ffn
+from tones import PITCHES, square_wave, tiny_whisper, write_folder
+
+AUDIO = [square_wave(300, 0.9), square_wave(700, 0.5)]
+
+
+def whisper(**changes: Any) -> Recognizer:
+    found = Recognizer(*tiny_whisper(start="scaled", **changes))
+    found.model.eval()
+    return found
+
+
+def pair() -> tuple[Recognizer, Recognizer]:
+    """A student of two layers and a wider teacher of four."""
+    teacher = whisper(d_model=48, encoder_layers=2, decoder_layers=4, attention_heads=4, seed=1)
+    return whisper(decoder_layers=2), teacher
+
+
+def built(student: Recognizer, teacher: Recognizer, **values: Any) -> GuidedDistillationObjective:
+    config = GuidedDistillation("teacher", **values)
+    objective = objectives.handler(config)(config, Setting(student.family, lambda _: teacher))
+    assert isinstance(objective, GuidedDistillationObjective)
+    return objective
+
+
+def batch_for(found: Recognizer) -> Batch:
+    texts = list(PITCHES)
+    return found.family.collator("en")(
+        [
+            Example(samples, text, "en", None)
+            for samples, text in zip(AUDIO, (texts[0], " ".join(texts[:2])), strict=True)
+        ]
+    )
+
+
+def term(found: Recognizer, objective: GuidedDistillationObjective) -> torch.Tensor:
+    batch = batch_for(found)
+    with objective.attached(found.model):
+        outputs, _ = found.family.loss(batch, 0.0)
+        return objective(found.model, batch, outputs, (batch["labels"] != IGNORED).sum())
+
+
+@pytest.mark.parametrize("architecture", ["whisper", "parakeet", "wav2vec2_conformer"])
+@pytest.mark.parametrize("loss_on", ["hidden", "weight"])
+def test_a_model_has_nothing_to_learn_from_itself(architecture: str, loss_on: Any) -> None:
+    found = recognizer(architecture)
+    stacks = tuple(stack.name for stack in found.architecture.stacks)
+    settings = {"loss_on": loss_on, "select_by": loss_on, "stacks": stacks, "inside": ("ffn", "attention")}
+    objective = built(found, found.copy(), **settings)
+    assert term(found, objective).item() == pytest.approx(0.0, abs=1e-6)
+    assert not objective.differences.state_dict()  # the same widths: nothing to adapt
+    assert all(not module._forward_hooks for module in found.model.modules())
+
+
+@pytest.mark.parametrize("matching", ["static", "free", "monotone"])
+@pytest.mark.parametrize("select_by", ["hidden", "weight", "quantization_error"])
+@pytest.mark.parametrize("loss_on", ["hidden", "weight"])
+def test_student_and_adapters_learn_and_the_teacher_does_not(matching: Any, select_by: Any, loss_on: Any) -> None:
+    student, teacher = pair()
+    objective = built(student, teacher, matching=matching, select_by=select_by, loss_on=loss_on, logits=0.0)
+    loss = term(student, objective)
+    loss.backward()
+    assert loss.item() > 0
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
+    adapters = list(objective.parameters())
+    assert adapters
+    assert all(parameter.grad is not None for parameter in adapters)  # else processes that train together would wait
+    first = student.model.model.decoder.layers[0].fc1.weight
+    assert first.grad.abs().sum() > 0
+    deeper = student.model.model.decoder.layers[0].encoder_attn.v_proj.weight
+    assert (deeper.grad is not None and deeper.grad.abs().sum() > 0) == (loss_on == "hidden")
+
+
+def test_the_mean_difference_of_matched_layers_by_hand() -> None:
+    """Padding is left out, and the temperature, the weights and the number of tokens are where they belong."""
+    student = whisper(decoder_layers=2)
+    teacher = whisper(decoder_layers=3, seed=4)
+    batch = batch_for(student)
+    counted = batch["labels"] != IGNORED
+    assert not counted.all()
+    kept: list[dict[str, States]] = [{}, {}]
+    scores = []
+    with torch.no_grad():
+        for found, states in zip((student, teacher), kept, strict=True):
+            with keeping_states(found.model, [found.architecture.stack("decoder")], ("ffn",), states):
+                scores.append(found.family.loss(batch, 0.0)[0].logits)
+    own, wanted = ([layer["ffn"][counted] for layer in states["decoder"].values()] for states in kept)
+    errors = torch.stack([torch.stack([states_apart(a, b, 2.0) for b in wanted]) for a in own])
+    layers = torch.stack([errors[layer, other] for layer, other in enumerate(matched(errors, "monotone"))]).mean()
+    own_scores, wanted_scores = ((each[counted] / 2.0).log_softmax(-1) for each in scores)
+    divergence = 4.0 * (wanted_scores.exp() * (wanted_scores - own_scores)).sum()
+    objective = built(student, teacher, weight=3.0, logits=0.5, layers=7.0, temperature=2.0)
+    expected = 3.0 * (0.5 * divergence + 7.0 * layers) / counted.sum()
+    assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
+    logged = objective.logged(student.model)
+    assert logged["guided_logits"] == pytest.approx((divergence / counted.sum()).item(), rel=1e-4)
+    assert logged["guided_layers"] == pytest.approx((layers / counted.sum()).item(), rel=1e-4)
+
+
+def test_states_of_later_tokens_do_not_reach_earlier_ones() -> None:
+    """The released code takes them in a pass without the causal mask."""
+    found = whisper()
+    stack = found.architecture.stack("decoder")
+    heard: list[torch.Tensor] = []
+    for last in (7, 9):
+        kept: dict[str, States] = {}
+        inputs = {**found.family.inputs(AUDIO[:1]), "decoder_input_ids": torch.tensor([[1, 5, last]])}
+        with torch.no_grad(), keeping_states(found.model, [stack], ("ffn", "attention"), kept):
+            found.model(**inputs)
+        assert sorted(kept["decoder"][0]) == ["encoder_attn", "ffn", "self_attn"]
+        heard.append(kept["decoder"][0]["ffn"])
+    torch.testing.assert_close(heard[0][:, :2], heard[1][:, :2])
+    assert not torch.equal(heard[0][:, 2], heard[1][:, 2])
+
+
+def test_only_the_layers_that_rounding_changes_most_are_distilled() -> None:
+    student, teacher = pair()
+    with torch.no_grad():
+        student.model.model.decoder.layers[1].fc1.weight[0, 0] = 5.0  # with one large weight all others become coarse
+    stack = student.architecture.stack("decoder")
+    rounding = QuantizationAware(bits=4, scales="tensor")
+    changed = errors_of_layers(student.model, stack, rounding)
+    assert changed[1] > changed[0]
+    objective = built(
+        student, teacher, logits=0.0, distilled_layers=1, rounding=rounding, loss_on="weight", matching="static"
+    )
+    term(student, objective).backward()
+    assert student.model.model.decoder.layers[1].fc1.weight.grad.abs().sum() > 0
+    untouched = student.model.model.decoder.layers[0].fc1.weight.grad
+    assert untouched is None or untouched.abs().sum() == 0
+
+
+def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
+    student, teacher = pair()
+    rounding = QuantizationAware(stacks=("decoder",), bits=4)
+    objective = built(student, teacher, rounding=rounding, rounded_over=4)
+    assert objective.rounding is not None
+    decoder = student.architecture.stack("decoder")
+    weights = [layer.fc1.weight.detach().clone() for layer in student.model.model.decoder.layers]
+
+    def rounded() -> list[bool]:
+        layers = student.model.model.decoder.layers
+        return [not torch.equal(layer.fc1.weight, weight) for layer, weight in zip(layers, weights, strict=True)]
+
+    with objective.attached(student.model):
+        assert rounded() == [False, False]
+        objective.rounding.note(decoder, torch.tensor([2.0, 1.0]))
+        objective.after_step(student.model, 1, 0.1)
+        assert rounded() == [False, True]  # the first of two, within the first half of the steps
+        objective.rounding.note(decoder, torch.tensor([0.0, 50.0]))
+        objective.after_step(student.model, 2, 0.1)
+        assert rounded() == [False, True]  # what is rounded stays so
+        objective.after_step(student.model, 3, 0.1)
+        assert rounded() == [True, True]
+        assert objective.logged(student.model)["rounded_layers"] == 1.0
+    assert rounded() == [False, False]
+    resumed = built(student, teacher, rounding=rounding, rounded_over=4)
+    resumed.load_state_dict(objective.state_dict())
+    with resumed.attached(student.model):
+        assert rounded() == [True, True]
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_part_can_be_left_as_it_is(part: Any) -> None:
+    student, teacher = pair()
+    objective = built(student, teacher, frozen=(part,))
+    encoder = {id(parameter) for parameter in student.model.model.encoder.parameters()}
+    before = {name: parameter.requires_grad for name, parameter in student.model.named_parameters()}
+    with objective.attached(student.model):
+        for parameter in student.model.parameters():
+            assert not parameter.requires_grad or (id(parameter) in encoder) == (part == "decoder")
+        assert any(parameter.requires_grad for parameter in student.model.parameters())
+    assert {name: parameter.requires_grad for name, parameter in student.model.named_parameters()} == before
+
+
+def test_narrower_networks_have_adapters_of_their_own() -> None:
+    student, teacher = pair()
+    stack = student.architecture.stack("decoder")
+    narrow_ffn(student.model, stack, 1, stack.feed_forwards[0], range(40))
+    objective = built(student, teacher, logits=0.0)
+    names = [name for name, _ in objective.differences.named_modules() if name.count("_") > 2]
+    assert sorted(names) == [
+        "decoder_hidden.adapters.linears.ffn_192_128",
+        "decoder_hidden.adapters.linears.ffn_192_40",
+    ]
+    term(student, objective).backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+
+
+def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
+    student, teacher = pair()
+    student.save(tmp_path / "student")
+    teacher.save(tmp_path / "teacher")
+    training = {"batch_size": 2, "workers": 0, "learning_rate": 1e-3, "steps": 4, "evaluate_every": 2, "keep": "last"}
+    guided = {
+        "teacher": "teacher",
+        "rounding": {"bits": 4},
+        "rounded_over": 2,
+        "frozen": ["encoder"],
+        "distilled_layers": 1,
+    }
+    recipe = {
+        "base": "student",
+        "data": {"train": {"path": "clips"}, "validation": {"path": "validation"}},
+        "language": "en",
+        "steps": [
+            {"fine_tuning": {"training": training, "objectives": [{"guided_distillation": guided}]}},
+            {"quantization": {"bits": 4}},
+        ],
+    }
+    numbers = carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
+    assert numbers.models[2].layers[0].bits == 4
+    trained = load(tmp_path / "run" / "steps" / "1-fine_tuning" / "model").model
+    base = load(tmp_path / "student").model
+    assert torch.equal(trained.model.encoder.layers[0].fc1.weight, base.model.encoder.layers[0].fc1.weight)
+    assert not torch.equal(trained.model.decoder.layers[0].fc1.weight, base.model.decoder.layers[0].fc1.weight)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weight": 0.0}, "weight must be positive, found 0.0"),
+        ({"logits": 0.0, "layers": 0.0}, "logits and layers must not be negative, and one of them positive"),
+        ({"inside": ()}, "inside and stacks must each name something"),
+        ({"frozen": ("encoder", "decoder")}, "encoder and decoder together leave nothing to train"),
+        ({"distilled_layers": 0}, "distilled_layers must be at least 1, found 0"),
+    ],
+)
+def test_settings_are_checked(values: Any, message: str) -> None:
+    with pytest.raises(SottoError, match=message):
+        GuidedDistillation("teacher", **values)
+
+
+def test_teachers_that_cannot_be() -> None:
+    with pytest.raises(SottoError, match="the teacher 'teacher' is of another family than the student"):
+        built(whisper(), recognizer("parakeet"))
+    with pytest.raises(SottoError, match="the teacher 'teacher' has another vocabulary than the student"):
+        built(whisper(), whisper(languages=("hi",)))
+    with pytest.raises(SottoError, match="stacks: the model has no decoder"):
+        built(recognizer("parakeet"), recognizer("parakeet"))
+
+
+def test_no_adapter_is_left_in_the_model() -> None:
+    student, teacher = pair()
+    names = list(student.model.state_dict())
+    objective = built(student, teacher, rounded_over=2)
+    with objective.attached(student.model):
+        assert isinstance(objective.differences, nn.ModuleDict)
+    assert sorted(student.model.state_dict()) == sorted(names)
