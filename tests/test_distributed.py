@@ -124,7 +124,9 @@ def written(folder: Path, run: Path) -> tuple[dict[str, str | None], int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Whisper, "transcribe", noted)
         teacher = Recognizer(*tiny_whisper())
-        source = transcribed(open_folder(folder / "seven"), lambda: teacher, "en", run / "transcripts.json")
+        source = transcribed(
+            open_folder(folder / "seven"), lambda: teacher, "en", run / "transcripts.json", get_normalizer("basic")
+        )
     return {clip.name: clip.text for clip in source}, len(heard)
 
 

@@ -7,6 +7,7 @@ from sotto.data import DataConfig
 from sotto.errors import SottoError
 from sotto.methods import (
     AdaptivePruning,
+    DistilWhisper,
     FineTuning,
     GuidedDistillation,
     HoldZeros,
@@ -26,6 +27,7 @@ from sotto.training import Training
 __all__ = [
     "AdaptivePruning",
     "DataConfig",
+    "DistilWhisper",
     "FineTuning",
     "GuidedDistillation",
     "HoldZeros",

@@ -11,7 +11,7 @@ from recognizers import recognizer
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, Example
-from sotto.methods import GuidedDistillation, QuantizationAware
+from sotto.methods import DistilWhisper, GuidedDistillation, QuantizationAware
 from sotto.methods.guided_distillation import GuidedDistillationObjective
 from sotto.methods.guided_matching import matched, states_apart
 from sotto.methods.layer_states import States, keeping_states
@@ -261,6 +261,23 @@ def test_teachers_that_cannot_be() -> None:
         built(whisper(), whisper(languages=("hi",)))
     with pytest.raises(SottoError, match="stacks: the model has no decoder"):
         built(recognizer("parakeet"), recognizer("parakeet"))
+
+
+@pytest.mark.parametrize(("weights", "factor"), [("paper", 0.8), ("code", 1 / 0.8)])
+def test_distil_whisper_is_a_divergence_beside_the_cross_entropy(weights: Any, factor: float) -> None:
+    student, teacher = pair()
+    config = DistilWhisper("teacher", weights)
+    objective = objectives.handler(config)(config, Setting(student.family, lambda _: teacher))
+    assert isinstance(objective, GuidedDistillationObjective)
+    assert list(objective.parameters()) == []
+    assert objective.config.frozen == ("encoder",)
+    batch = batch_for(student)
+    counted = batch["labels"] != IGNORED
+    with torch.no_grad():
+        own, wanted = (each.family.loss(batch, 0.0)[0].logits[counted] / 2.0 for each in (student, teacher))
+    own, wanted = own.log_softmax(-1), wanted.log_softmax(-1)
+    expected = factor * 4.0 * (wanted.exp() * (wanted - own)).sum() / counted.sum()
+    assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_no_adapter_is_left_in_the_model() -> None:

@@ -1,6 +1,5 @@
 """Layerwise distillation: matching and errors by hand, what counts, and teachers that cannot be."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,17 +8,14 @@ import torch
 from conformers import make
 from recognizers import recognizer
 from sotto.checkpoint import Recognizer
-from sotto.data import DataConfig, open_data
-from sotto.decoding import Transcription
 from sotto.errors import SottoError
 from sotto.examples import Batch, Example
 from sotto.methods import LayerwiseDistillation
 from sotto.methods.layer_matching import identical, ordered
 from sotto.methods.layerwise_distillation import LayerwiseDistillationObjective, relative_error
-from sotto.methods.pseudo_transcripts import transcribed
 from sotto.objectives import Setting, objectives
 from sotto.surgery import keep_layers, narrow_ffn
-from tones import PITCHES, square_wave, tiny_whisper, write_folder
+from tones import PITCHES, square_wave, tiny_whisper
 
 BOTH = ["whisper", "parakeet", "wav2vec2_conformer"]
 
@@ -197,26 +193,3 @@ def test_teachers_that_cannot_be() -> None:
 def test_settings_are_checked(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SottoError, match=message):
         LayerwiseDistillation(**values)
-
-
-def test_transcripts_are_written_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_folder(tmp_path / "clips", ["one", "two", "three"], [0.5, 0.6, 0.7])
-    source = open_data(DataConfig(str(tmp_path / "clips")), sampling_rate=16_000)
-    teacher = make("parakeet")
-    said = iter(["uno", " ", "tres"])
-    calls = []
-
-    def transcribe(self: Any, clips: Any, decoding: Any) -> Any:
-        calls.append(decoding)
-        for clip in clips:
-            yield Transcription(clip.name, next(said), clip.seconds, ())
-
-    monkeypatch.setattr(type(teacher.family), "transcribe", transcribe)
-    for _ in range(2):
-        found = transcribed(source, lambda: teacher, "en", tmp_path / "work" / "transcripts.json")
-        assert [clip.text for clip in found] == ["uno", "tres"]  # nothing was heard in the second
-    assert len(calls) == 1
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["transcripts.json"]
-    said = iter(["", "", ""])
-    with pytest.raises(SottoError, match="the teacher writes nothing of any clip; train on transcripts instead"):
-        transcribed(source, lambda: teacher, "en", tmp_path / "other.json")

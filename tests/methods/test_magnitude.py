@@ -195,7 +195,9 @@ def test_a_step_learns_from_a_list_of_folders(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("sotto.methods.fine_tuning.train", noted)
     monkeypatch.setattr(
         "sotto.methods.fine_tuning.transcribed",
-        lambda source, teacher, language, path: source.with_texts({each.name: path.stem for each in source.references}),
+        lambda source, teacher, language, path, *_: source.with_texts(
+            {each.name: path.stem for each in source.references}
+        ),
     )
     carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
     assert heard == [8]

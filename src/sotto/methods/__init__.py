@@ -1,6 +1,7 @@
 """The methods, and what each of them is made of. Importing this package registers them all."""
 
 from sotto.methods.adaptive_pruning import AdaptivePruning, apply_adaptive_pruning
+from sotto.methods.distil_whisper import DistilWhisper
 from sotto.methods.fine_tuning import FineTuning
 from sotto.methods.guided_distillation import GuidedDistillation
 from sotto.methods.hold_zeros import HoldZeros
@@ -18,6 +19,7 @@ from sotto.methods.sparse_group_lasso import SparseGroupLasso
 
 __all__ = [
     "AdaptivePruning",
+    "DistilWhisper",
     "FineTuning",
     "GuidedDistillation",
     "HoldZeros",

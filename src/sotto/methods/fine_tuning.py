@@ -33,11 +33,15 @@ class FineTuning:
     """name of the normaliser that the transcripts go through before they are learnt"""
     transcripts_from: str | None = None
     """a checkpoint whose transcripts of the clips are learnt, which then need none of their own"""
+    transcripts_within: float | None = None
+    """the largest word error rate at which such a transcript is learnt of a clip that has a text of its own"""
 
     needs: ClassVar[tuple[str, ...]] = ("train", "validation")
 
     def __post_init__(self) -> None:
         get_normalizer(self.transcripts)
+        if self.transcripts_within is not None and (self.transcripts_from is None or self.transcripts_within < 0):
+            raise SottoError("transcripts_within must not be negative, and goes with transcripts_from")
         parsed = tuple(
             entry if type(entry) in objectives.handlers else objectives.parse(entry, f"objectives[{index}]")
             for index, entry in enumerate(self.objectives)
@@ -99,6 +103,13 @@ def transcribed_sources(
         return context.train
     teacher = cache(partial(context.open, config.transcripts_from))
     return tuple(
-        transcribed(source, teacher, language, folder / f"transcripts-{number}.json")
+        transcribed(
+            source,
+            teacher,
+            language,
+            folder / f"transcripts-{number}.json",
+            context.normalizer,
+            config.transcripts_within,
+        )
         for number, source in enumerate(context.train, start=1)
     )

@@ -2,31 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import jiwer
 
 from sotto.calibration import share
 from sotto.checkpoint import Recognizer
-from sotto.data import ClipSource
+from sotto.data import Clip, ClipSource
 from sotto.decoding import Decoding
 from sotto.distribution import found_together, processes
 from sotto.errors import SottoError
+from sotto.metrics.errors import is_repeated
+from sotto.text import Normalizer
 
 
-def transcribed(source: ClipSource, teacher: Callable[[], Recognizer], language: str, path: Path) -> ClipSource:
-    """`source` with the teacher's greedy transcripts, without clips of which it writes nothing.
+def transcribed(
+    source: ClipSource,
+    teacher: Callable[[], Recognizer],
+    language: str,
+    path: Path,
+    normalizer: Normalizer,
+    within: float | None = None,
+) -> ClipSource:
+    """`source` with the teacher's greedy transcripts, without clips whose transcript is not to be learnt.
 
-    Each process of a distributed run writes its share. They are kept at `path`, from where a second call takes them,
-    with no need of the teacher. Raises SottoError where nothing at all was written.
+    Left out is what is empty, what loops (`sotto.metrics.errors.is_repeated`), and, where `within` is given, what
+    differs from the clip's own text by a larger word error rate, both normalised (Distil-Whisper: 0.1). Each process of
+    a distributed run writes its share, a line at a time beside `path`: one that was stopped goes on where it was. All
+    are kept at `path`, from where a second call takes them without the teacher. Raises SottoError where none is left.
     """
+    lines = path.with_suffix(f".{processes().process_index}.jsonl")
+    written = dict(found_together(path, lambda: list(written_by(source, teacher, language, lines).items())))
+    own = {reference.name: reference.text or "" for reference in source.references}
+    texts = {name: text for name, text in written.items() if is_learnt(own.get(name, ""), text, normalizer, within)}
+    lines.unlink(missing_ok=True)
+    if not texts:
+        raise SottoError(f"{source.config.path}: no transcript of the teacher can be learnt; train on the clips' own")
+    left_out = len(written) - len(texts)
+    processes().print(f"{source.config.path}: {len(texts)} clips with the teacher's transcripts, {left_out} left out")
+    return source.with_texts(texts)
 
-    def said() -> list[tuple[str, str]]:
-        found = teacher()
-        found.model.to(processes().device)
-        decoding = Decoding(language=language, batch_size=16)
-        return [(each.name, each.text) for each in found.family.transcribe(share(source), decoding)]
 
-    written = {name: text for name, text in found_together(path, said) if text.strip()}
-    if not written:
-        raise SottoError(f"{source.config.path}: the teacher writes nothing of any clip; train on transcripts instead")
-    return source.with_texts(written)
+def written_by(source: ClipSource, teacher: Callable[[], Recognizer], language: str, lines: Path) -> dict[str, str]:
+    """What the teacher writes of this process's share, by the clips' names; read from `lines` where it is known."""
+    known = read_lines(lines)
+    found = teacher()
+    found.model.to(processes().device)
+    missing: Iterator[Clip] = (clip for clip in share(source) if clip.name not in known)
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    with lines.open("w", encoding="utf-8") as file:
+        file.writelines(line_of(name, text) for name, text in known.items())
+        for each in found.family.transcribe(missing, Decoding(language=language, batch_size=16)):
+            known[each.name] = each.text
+            file.write(line_of(each.name, each.text))
+            file.flush()
+    return known
+
+
+def line_of(name: str, text: str) -> str:
+    return json.dumps([name, text], ensure_ascii=False) + "\n"
+
+
+def read_lines(path: Path) -> dict[str, str]:
+    """Names and texts; a last line that was broken off is passed over."""
+    found: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            name, text = json.loads(line)
+        except ValueError:
+            break
+        found[name] = text
+    return found
+
+
+def is_learnt(own: str, text: str, normalizer: Normalizer, within: float | None) -> bool:
+    """Whether a transcript says something, does not loop, and is near enough to the clip's own text, if it has one."""
+    reference, hypothesis = normalizer(own), normalizer(text)
+    if not hypothesis or is_repeated(reference, hypothesis):
+        return False
+    return within is None or not reference or float(jiwer.wer(reference, hypothesis)) <= within

@@ -41,4 +41,4 @@ def relative_error(weight: torch.Tensor, rounding: QuantizedPlaces) -> torch.Ten
     rounded = from_codes(to_codes(weight, scale, rounding.bits), scale)
     size = torch.linalg.vector_norm(weight).clamp(min=1e-12)
     change: torch.Tensor = torch.linalg.vector_norm(rounded - weight)
-    return change / size
+    return torch.div(change, size)
