@@ -15,7 +15,7 @@ from sotto.data import ClipSource, DataConfig, open_data
 from sotto.decoding import Decoding
 from sotto.measurement import evaluate, measure_cost
 from sotto.methods import FineTuning, StepContext, methods
-from sotto.metrics.errors import ErrorReport, compare, measure_errors
+from sotto.metrics.errors import ErrorReport, Interval, compare, measure_errors
 from sotto.report.formats import points, rate
 from sotto.side_by_side import Timing, visit
 from sotto.text import Normalizer, get_normalizer
@@ -121,14 +121,23 @@ def rates(raw: ErrorReport, raw_before: ErrorReport | None, normalizer: Normaliz
     report, against = read_by(raw, normalizer), None
     if raw_before is not None:
         difference = compare(read_by(raw_before, normalizer), report)
-        interval = difference.wer_interval
-        against = {"wer": difference.wer_difference, "interval": [interval.low, interval.high]}
+        against = {
+            "wer": difference.wer_difference,
+            "interval": ends(difference.wer_interval),
+            "cer": difference.cer_difference,
+            "cer_interval": ends(difference.cer_interval),
+        }
     return {
         "wer": report.wer,
-        "wer_interval": [report.wer_interval.low, report.wer_interval.high],
+        "wer_interval": ends(report.wer_interval),
         "cer": report.cer,
+        "cer_interval": ends(report.cer_interval),
         "against_dense": against,
     }
+
+
+def ends(interval: Interval) -> list[float]:
+    return [interval.low, interval.high]
 
 
 def read_by(raw: ErrorReport, normalizer: Normalizer) -> ErrorReport:

@@ -47,7 +47,9 @@ def test_every_way_has_its_rows(
         assert 0 <= row["removed"] <= row["pruned"] < 1
         assert row["way"] == "dense" or row["pruned"] > 0.05
         assert row["flops"] <= 1
-        assert row["beside"]["basic"] == {key: row[key] for key in ("wer", "wer_interval", "cer", "against_dense")}
+        assert row["beside"]["basic"] == {
+            key: row[key] for key in ("wer", "wer_interval", "cer", "cer_interval", "against_dense")
+        }
         assert row["beside"]["none"]["wer"] >= row["wer"]  # the model writes capitals or marks, or it does not
     assert max(row["bytes"] for row in rows) == rows[0]["bytes"]
     printed = capsys.readouterr().out

@@ -1,0 +1,43 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import distillation
+import results_file
+from sotto.checkpoint import Recognizer
+from tones import PITCHES, tiny_whisper, write_folder
+
+
+def test_every_way_is_trained_once_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Recognizer(*tiny_whisper(decoder_layers=2)).save(tmp_path / "student")
+    Recognizer(*tiny_whisper(d_model=48, decoder_layers=3, attention_heads=4, seed=1)).save(tmp_path / "teacher")
+    write_folder(tmp_path / "train", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.85, 0.9])
+    write_folder(tmp_path / "test", ["two", "three"], [0.95, 0.97])
+    monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
+    folders = [f"--{role}={tmp_path / role}" for role in ("train", "validation", "test", "folder", "teacher")]
+    words = [*folders, f"--model={tmp_path / 'student'}", "--language=en", "--normalizer=basic", "--name=tones"]
+    short = ["--steps=1", "--batch-size=2", "--precision=fp32", "--beside", "none"]
+    # transcripts of an untrained teacher may all loop; those of Distil-Whisper are its own in this test
+    monkeypatch.setattr("sotto.methods.fine_tuning.transcribed", lambda source, *_: source)
+    monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short])
+    distillation.main()
+    rows: list[dict[str, Any]] = json.loads((tmp_path / "results" / "distillation-tones.json").read_text())["rows"]
+    ways = distillation.ways("teacher", 1)
+    assert list(dict.fromkeys(row["way"] for row in rows)) == ["teacher", "student, trained directly", *ways]
+    by_kind = {(row["way"], row["kind"]): row for row in rows}
+    assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 4
+    assert by_kind["teacher", "16 bits"]["parameters"] > by_kind["fine-tuned only", "16 bits"]["parameters"]
+    for name in ways:
+        assert by_kind[name, "8 bits"]["bytes"] < by_kind[name, "16 bits"]["bytes"]
+        assert name == "fine-tuned only" or by_kind[name, "8 bits"]["against_dense"] is not None
+    assert capsys.readouterr().out.count("| guided, monotone |") == 3
+    before = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model/model.safetensors"))
+    monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short, "--ways", "fine-tuned only"])
+    distillation.main()
+    after = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model/model.safetensors"))
+    assert before == after  # what was trained is kept
