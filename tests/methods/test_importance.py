@@ -12,7 +12,7 @@ from sotto import compress
 from sotto.checkpoint import Recognizer
 from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
-from sotto.methods import ImportancePruning, LayerDropping, StepContext
+from sotto.methods import ImportancePruning, StepContext
 from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
 from sotto.methods.gate_decisions import share_of
 from sotto.methods.gated_modules import GatedModule, gated_modules
@@ -25,10 +25,8 @@ from sotto.methods.importance import (
     most_important,
     weights_of_units,
 )
-from sotto.methods.layer_dropping import evenly
 from sotto.metrics.cost import count_parameters
-from sotto.surgery import structure_of
-from tones import PITCHES, tiny_whisper, write_folder
+from tones import PITCHES, write_folder
 
 UNITS = ("heads", "neurons", "channels")
 STACKS = ("encoder", "decoder")
@@ -169,27 +167,3 @@ def test_what_cannot_be_is_said(clips: Path) -> None:
         compress(recognizer("parakeet"), ImportancePruning(0.01), language="en")
     with pytest.raises(SottoError, match=r"importance_pruning by taylor needs data.train and language"):
         compress(recognizer("parakeet"), ImportancePruning(0.5, by="taylor"), language="en")
-
-
-@pytest.mark.parametrize(
-    ("kept", "count", "expected"),
-    [(1, 6, [0]), (2, 6, [0, 5]), (3, 6, [0, 2, 5]), (4, 6, [0, 1, 3, 5]), (6, 6, [0, 1, 2, 3, 4, 5])],
-)
-def test_layers_are_chosen_evenly_by_hand(kept: int, count: int, expected: list[int]) -> None:
-    assert evenly(kept, count) == expected
-
-
-def test_layers_are_dropped() -> None:
-    found = Recognizer(*tiny_whisper(encoder_layers=4, decoder_layers=2))
-    smaller = compress(found, LayerDropping(encoder=2, decoder=1))
-    structure = structure_of(smaller.model)
-    assert [layer.base_layer for layer in structure.stacks["encoder"].layers] == [0, 3]
-    assert [layer.base_layer for layer in structure.stacks["decoder"].layers] == [0]
-    with pytest.raises(SottoError, match="layer_dropping: the encoder has 4 layers; 5 cannot be kept"):
-        compress(found, LayerDropping(encoder=5))
-    with pytest.raises(SottoError, match="has no stack 'decoder'"):
-        compress(recognizer("parakeet"), LayerDropping(decoder=1))
-    with pytest.raises(SottoError, match="give encoder, decoder or both"):
-        LayerDropping()
-    with pytest.raises(SottoError, match="encoder must keep at least 1 layer, found 0"):
-        LayerDropping(encoder=0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import torch
 from torch import nn
 
+from sotto.calibration import window_inputs
 from sotto.checkpoint import Recognizer
+from sotto.data import Clip
 from sotto.families import Inputs
+from sotto.progress import track
 
 
 @torch.no_grad()
@@ -25,3 +29,10 @@ def divergence(recognizer: Recognizer, original: Recognizer, transcripts: Sequen
         ).item()
         count += len(expected)
     return total / max(count, 1)
+
+
+@torch.no_grad()
+def transcripts_of(recognizer: Recognizer, clips: Iterable[Clip], count: int, task: str) -> list[Inputs]:
+    """The first `count` windows of the clips, with what the recogniser writes of them; `task` names the work."""
+    windows = track(islice(window_inputs(recognizer, clips), count), task)
+    return [recognizer.family.with_transcript(inputs, recognizer.language) for inputs in windows]

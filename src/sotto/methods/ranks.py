@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import islice
 
 import torch
 
-from sotto.calibration import Place, window_inputs
+from sotto.calibration import Place
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.errors import SottoError
 from sotto.low_rank_math import Curve, Principal, allocate, rank_by_energy, saves
-from sotto.methods.divergence import divergence
+from sotto.methods.divergence import divergence, transcripts_of
 from sotto.methods.factoring import factor_at_once, linear_at, weights_of
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.sensitivity import WINDOWS, direction_sensitivities, spread
 from sotto.metrics.cost import count_parameters, encoder_flops, flops_by_module
-from sotto.progress import track
 from sotto.surgery import layer_path
 
 COMPARED_WINDOWS = 32  # choices of ranks are held against each other on the same windows, so few of them tell
@@ -61,9 +59,7 @@ def divergences(
 ) -> dict[str, float]:
     """How far each choice of ranks would move the model, measured on some of the calibration windows."""
     heard = spread(clips, COMPARED_WINDOWS, offset=1)  # where there are enough, others than gave the sensitivities
-    windows = track(islice(window_inputs(recognizer, heard), COMPARED_WINDOWS), "comparing ranks")
-    with torch.no_grad():
-        transcripts = [recognizer.family.with_transcript(inputs, recognizer.language) for inputs in windows]
+    transcripts = transcripts_of(recognizer, heard, COMPARED_WINDOWS, "comparing ranks")
     found = {}
     for name, ranks in candidates.items():
         tried = recognizer.copy()
