@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -126,3 +130,25 @@ def test_products_in_whole_numbers_are_near(columns: int, rows: int, seed: int) 
     step = x.abs().amax(1, keepdim=True) / 127
     bound = 0.5 * step * from_codes(codes, scale).abs().sum(1) + 1e-5
     assert ((int8_product(x, codes, scale) - expected).abs() <= bound).all()
+
+
+EXACT = """
+import torch
+from sotto.quantization_math import adds_exactly, whole_product
+
+generator = torch.Generator().manual_seed(0)
+rows, codes = (torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator) for shape in ((20, 256), (64, 256)))
+exact = torch.equal(whole_product(rows, codes).double(), rows.double() @ codes.double().t())
+print(adds_exactly(), exact)
+"""
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "ALL"])
+def test_products_are_exact_on_cpus_without_vnni_too(instructions: str) -> None:
+    """Those add pairs of products in 16 bits, and cut off what does not fit."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
+    done = subprocess.run([sys.executable, "-c", EXACT], env=environment, capture_output=True, text=True, check=True)
+    adds, exact = done.stdout.split()
+    assert exact == "True"
+    if instructions == "AVX2":
+        assert adds == "False"  # so that it is not torch's own product that was exact

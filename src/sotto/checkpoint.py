@@ -27,7 +27,7 @@ from sotto.configuration import nearest
 from sotto.errors import SottoError
 from sotto.families import Family, evaluating, family_of
 from sotto.layers import packed_bytes
-from sotto.quantized_layers import floating_products
+from sotto.quantized_layers import QuantizedWeight, floating_products
 from sotto.structure import LayerStructure, Structure, check, from_json
 from sotto.surgery import get_any_linear, linears_of, pack_linear, structure_of, unpack_linear
 
@@ -242,7 +242,9 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
         raise OSError(str(error)) from error
     tied = set(model._tied_weights_keys or ()) if getattr(config, "tie_word_embeddings", False) else set()
     state = {key: value for key, value in model.state_dict().items() if key not in tied}
-    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    scales = {f"{name}.scale" for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
+    kept = {key: torch.float16 if key in scales else dtype for key in state}  # which holds scales without a loss
+    state = {key: value.to(kept[key]) if value.is_floating_point() else value for key, value in state.items()}
     save_torch_state_dict(state, folder, metadata={"format": "pt"})
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -6,6 +6,7 @@ with its sign as the scale of a matrix; here it is the largest absolute weight, 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -59,10 +60,22 @@ def from_codes(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return codes.to(scale.dtype) * spread(scale, codes.shape[1])
 
 
+def rounded(weight: torch.Tensor, bits: int, scales: Scales) -> torch.Tensor:
+    """The weights as they will be, without a gradient."""
+    scale = scale_of(weight, bits, scales)
+    return from_codes(to_codes(weight, scale, bits), scale)
+
+
+def rounding_error(weight: torch.Tensor, bits: int, scales: Scales) -> torch.Tensor:
+    """What rounding changes, as a share of the weights' norm."""
+    change = rounded(weight, bits, scales) - weight.detach()
+    size = torch.linalg.vector_norm(weight.detach()).clamp(min=1e-12)
+    return torch.div(torch.linalg.vector_norm(change), size)
+
+
 def fake_quantized(weight: torch.Tensor, bits: int, scales: Scales) -> torch.Tensor:
     """The weights as they will be, with the gradient of the weights as they are (straight-through estimator)."""
-    scale = scale_of(weight, bits, scales)
-    return weight + (from_codes(to_codes(weight, scale, bits), scale) - weight).detach()
+    return weight + (rounded(weight, bits, scales) - weight).detach()
 
 
 def pack_pairs(codes: torch.Tensor) -> torch.Tensor:
@@ -84,8 +97,21 @@ def int8_product(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> t
     """
     rows = x.reshape(-1, x.shape[-1]).float()
     own = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / largest_code(8)
-    rounded = (rows / own).round().to(torch.int8)
-    if codes.shape[1] == 1:  # torch 2.13 gives other products on the CPU where there is one input only
-        rounded, codes = (torch.nn.functional.pad(each, (0, 1)) for each in (rounded, codes))
-    product = torch._int_mm(rounded, codes.t())
+    product = whole_product((rows / own).round().to(torch.int8), codes)
     return (product * own * scale.float().t()).to(x.dtype).view(*x.shape[:-1], -1)
+
+
+def whole_product(rows: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """`rows` (n, inputs) times the transpose of `codes` (outputs, inputs), both int8: (n, outputs)."""
+    if codes.shape[1] == 1:  # torch 2.13 gives other products on the CPU where there is one input only
+        rows, codes = (torch.nn.functional.pad(each, (0, 1)) for each in (rows, codes))
+    if not codes.is_meta and not adds_exactly():
+        return rows.float() @ codes.float().t()
+    return torch._int_mm(rows, codes.t())
+
+
+@cache
+def adds_exactly() -> bool:
+    """Whether this CPU's products of whole numbers are exact. Without VNNI pairs of them are cut off at 16 bits."""
+    largest = torch.full((16, 64), largest_code(8), dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.t()) == 64 * largest_code(8) ** 2).all())

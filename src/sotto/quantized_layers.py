@@ -11,6 +11,11 @@ from torch import nn
 from sotto.quantization_math import blocks_of, from_codes, int8_product, pack_pairs, unpack_pairs
 
 
+def multiplies_whole_numbers(x: torch.Tensor) -> bool:
+    """Whether products with `x` are taken in whole numbers where that is asked for: on the CPU."""
+    return x.device.type in ("cpu", "meta")
+
+
 class QuantizedWeight(nn.Module):
     """A matrix (outputs, inputs) in `bits` bits, with the scales (outputs, blocks) of its rows.
 
@@ -87,7 +92,7 @@ class QuantizedLinear(QuantizedWeight):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.columns is not None:
             x = x.index_select(-1, self.columns)
-        if not self.dynamic or x.requires_grad or x.is_cuda:
+        if not self.dynamic or x.requires_grad or not multiplies_whole_numbers(x):
             return nn.functional.linear(x, self.weight, self.bias)
         product = int8_product(x, self.codes, self.scale)
         return product if self.bias is None else product + self.bias
@@ -112,7 +117,7 @@ class TiedHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (embedding,) = self.embedding
-        if not self.dynamic or x.requires_grad or x.is_cuda:
+        if not self.dynamic or x.requires_grad or not multiplies_whole_numbers(x):
             return nn.functional.linear(x, embedding.weight)
         return int8_product(x, embedding.codes, embedding.scale)
 

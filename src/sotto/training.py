@@ -26,6 +26,7 @@ from sotto.families import Family
 from sotto.length_sampler import LengthSampler, varied
 from sotto.metrics.errors import measure_errors
 from sotto.objectives import Objective
+from sotto.quantized_layers import QuantizedWeight
 from sotto.spec_augment import spec_augment
 from sotto.text import Normalizer
 from sotto.training_checkpoints import WEIGHTS, average, checkpoints, last_checkpoint
@@ -285,6 +286,8 @@ def train(
     """
     if config.label_smoothing and not family.smooths_labels:
         raise SottoError("there is no label smoothing for a CTC model; leave out label_smoothing")
+    if any(isinstance(module, QuantizedWeight) for module in family.model.modules()):
+        raise SottoError("the model is quantized, and its weights cannot be trained; let quantization be the last step")
     if config.shortest_first and not varied(training_data.lengths):
         raise SottoError("shortest_first: all training examples have one length, or none that is known; leave it out")
     trained = TrainedModel(family, objectives, config.label_smoothing)

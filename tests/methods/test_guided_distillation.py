@@ -1,11 +1,12 @@
 """Guided distillation: what counts, who learns, which layers are chosen, and teachers that cannot be."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from recognizers import recognizer
 from sotto.checkpoint import Recognizer, load
@@ -13,13 +14,13 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, Example
 from sotto.methods import DistilWhisper, GuidedDistillation, QuantizationAware
 from sotto.methods.guided_distillation import GuidedDistillationObjective
-from sotto.methods.guided_matching import matched, states_apart
+from sotto.methods.guided_matching import matched
 from sotto.methods.layer_states import States, keeping_states
 from sotto.methods.quantization_error import errors_of_layers
 from sotto.objectives import Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
-from sotto.surgery import narrow_ffn
+from sotto.surgery import drop_module, narrow_ffn
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
 AUDIO = [square_wave(300, 0.9), square_wave(700, 0.5)]
@@ -54,11 +55,21 @@ def batch_for(found: Recognizer) -> Batch:
     )
 
 
+def losses(*values: float) -> dict[tuple[str, int], torch.Tensor]:
+    """Of the decoder's layers."""
+    return {("decoder", layer): torch.tensor(value) for layer, value in enumerate(values)}
+
+
 def term(found: Recognizer, objective: GuidedDistillationObjective) -> torch.Tensor:
-    batch = batch_for(found)
     with objective.attached(found.model):
-        outputs, _ = found.family.loss(batch, 0.0)
-        return objective(found.model, batch, outputs, (batch["labels"] != IGNORED).sum())
+        return term_within(found, objective)
+
+
+def term_within(found: Recognizer, objective: GuidedDistillationObjective) -> torch.Tensor:
+    batch = batch_for(found)
+    outputs, _ = found.family.loss(batch, 0.0)
+    loss: torch.Tensor = objective(found.model, batch, outputs, (batch["labels"] != IGNORED).sum())
+    return loss
 
 
 @pytest.mark.parametrize("architecture", ["whisper", "parakeet", "wav2vec2_conformer"])
@@ -69,7 +80,7 @@ def test_a_model_has_nothing_to_learn_from_itself(architecture: str, loss_on: An
     settings = {"loss_on": loss_on, "select_by": loss_on, "stacks": stacks, "inside": ("ffn", "attention")}
     objective = built(found, found.copy(), **settings)
     assert term(found, objective).item() == pytest.approx(0.0, abs=1e-6)
-    assert not objective.differences.state_dict()  # the same widths: nothing to adapt
+    assert not objective.comparisons.state_dict()  # the same widths: nothing to adapt
     assert all(not module._forward_hooks for module in found.model.modules())
 
 
@@ -106,7 +117,8 @@ def test_the_mean_difference_of_matched_layers_by_hand() -> None:
             with keeping_states(found.model, [found.architecture.stack("decoder")], ("ffn",), states):
                 scores.append(found.family.loss(batch, 0.0)[0].logits)
     own, wanted = ([layer["ffn"][counted] for layer in states["decoder"].values()] for states in kept)
-    errors = torch.stack([torch.stack([states_apart(a, b, 2.0) for b in wanted]) for a in own])
+    shares = [[(each / 2.0).softmax(-1) for each in states] for states in (own, wanted)]
+    errors = torch.stack([torch.stack([4.0 * (a - b).square().sum() for b in shares[1]]) for a in shares[0]])
     layers = torch.stack([errors[layer, other] for layer, other in enumerate(matched(errors, "monotone"))]).mean()
     own_scores, wanted_scores = ((each[counted] / 2.0).log_softmax(-1) for each in scores)
     divergence = 4.0 * (wanted_scores.exp() * (wanted_scores - own_scores)).sum()
@@ -156,7 +168,6 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
     rounding = QuantizationAware(stacks=("decoder",), bits=4)
     objective = built(student, teacher, rounding=rounding, rounded_over=4)
     assert objective.rounding is not None
-    decoder = student.architecture.stack("decoder")
     weights = [layer.fc1.weight.detach().clone() for layer in student.model.model.decoder.layers]
 
     def rounded() -> list[bool]:
@@ -165,10 +176,10 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
 
     with objective.attached(student.model):
         assert rounded() == [False, False]
-        objective.rounding.note(decoder, torch.tensor([2.0, 1.0]))
+        objective.rounding.note(losses(2.0, 1.0))
         objective.after_step(student.model, 1, 0.1)
         assert rounded() == [False, True]  # the first of two, within the first half of the steps
-        objective.rounding.note(decoder, torch.tensor([0.0, 50.0]))
+        objective.rounding.note(losses(0.0, 50.0))
         objective.after_step(student.model, 2, 0.1)
         assert rounded() == [False, True]  # what is rounded stays so
         objective.after_step(student.model, 3, 0.1)
@@ -176,15 +187,16 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
         assert objective.logged(student.model)["rounded_layers"] == 1.0
     assert rounded() == [False, False]
     resumed = built(student, teacher, rounding=rounding, rounded_over=4)
-    resumed.load_state_dict(objective.state_dict())
     with resumed.attached(student.model):
+        assert rounded() == [False, False]
+        resumed.load_state_dict(objective.state_dict())  # as Trainer does, within the training
         assert rounded() == [True, True]
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_a_part_can_be_left_as_it_is(part: Any) -> None:
     student, teacher = pair()
-    objective = built(student, teacher, frozen=(part,))
+    objective = built(student, teacher, frozen=(part,), stacks=("encoder", "decoder"))
     encoder = {id(parameter) for parameter in student.model.model.encoder.parameters()}
     before = {name: parameter.requires_grad for name, parameter in student.model.named_parameters()}
     with objective.attached(student.model):
@@ -199,7 +211,7 @@ def test_narrower_networks_have_adapters_of_their_own() -> None:
     stack = student.architecture.stack("decoder")
     narrow_ffn(student.model, stack, 1, stack.feed_forwards[0], range(40))
     objective = built(student, teacher, logits=0.0)
-    names = [name for name, _ in objective.differences.named_modules() if name.count("_") > 2]
+    names = [name for name, _ in objective.comparisons.named_modules() if name.count("_") > 2]
     assert sorted(names) == [
         "decoder_hidden.adapters.linears.ffn_192_128",
         "decoder_hidden.adapters.linears.ffn_192_40",
@@ -215,10 +227,11 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
     student.save(tmp_path / "student")
     teacher.save(tmp_path / "teacher")
     training = {"batch_size": 2, "workers": 0, "learning_rate": 1e-3, "steps": 4, "evaluate_every": 2, "keep": "last"}
+    training |= {"schedule": "constant"}
     guided = {
         "teacher": "teacher",
-        "rounding": {"bits": 4},
-        "rounded_over": 2,
+        "rounding": {"bits": 4, "stacks": ["decoder"]},
+        "rounded_over": 4,
         "frozen": ["encoder"],
         "distilled_layers": 1,
     }
@@ -231,12 +244,21 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
             {"quantization": {"bits": 4}},
         ],
     }
-    numbers = carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
+    parsed = parse_recipe(recipe, "recipe.yaml")
+    numbers = carry_out(parsed, tmp_path, tmp_path / "run", print)
     assert numbers.models[2].layers[0].bits == 4
     trained = load(tmp_path / "run" / "steps" / "1-fine_tuning" / "model").model
     base = load(tmp_path / "student").model
     assert torch.equal(trained.model.encoder.layers[0].fc1.weight, base.model.encoder.layers[0].fc1.weight)
     assert not torch.equal(trained.model.decoder.layers[0].fc1.weight, base.model.decoder.layers[0].fc1.weight)
+    shutil.copytree(tmp_path / "run", tmp_path / "parts")
+    for done in ("model", "steps/1-fine_tuning/model", "steps/1-fine_tuning/work/checkpoint-4", "steps/2-quantization"):
+        shutil.rmtree(tmp_path / "parts" / done)
+    (tmp_path / "parts" / "steps" / "1-fine_tuning" / "numbers.json").unlink()
+    carry_out(parsed, tmp_path, tmp_path / "parts", print)  # from the checkpoint after two steps, half of it rounded
+    resumed = load(tmp_path / "parts" / "steps" / "1-fine_tuning" / "model").model
+    for name, weight in trained.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +269,9 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
         ({"inside": ()}, "inside and stacks must each name something"),
         ({"frozen": ("encoder", "decoder")}, "encoder and decoder together leave nothing to train"),
         ({"distilled_layers": 0}, "distilled_layers must be at least 1, found 0"),
+        ({"frozen": ("decoder",)}, "stacks: the layers of what is frozen learn nothing; name the other stack"),
+        ({"layers": 0.0, "rounded_over": 5}, "rounded_over goes by what layers learn; give layers a weight"),
+        ({"frozen": ("encoder",), "rounded_over": 5}, "rounding: what is frozen cannot learn to be rounded"),
     ],
 )
 def test_settings_are_checked(values: Any, message: str) -> None:
@@ -259,8 +284,14 @@ def test_teachers_that_cannot_be() -> None:
         built(whisper(), recognizer("parakeet"))
     with pytest.raises(SottoError, match="the teacher 'teacher' has another vocabulary than the student"):
         built(whisper(), whisper(languages=("hi",)))
-    with pytest.raises(SottoError, match="stacks: the model has no decoder"):
-        built(recognizer("parakeet"), recognizer("parakeet"))
+    parakeet = recognizer("parakeet")
+    with pytest.raises(SottoError, match="stacks: the model has no decoder; name encoder"):
+        built(parakeet, parakeet)
+    with pytest.raises(SottoError, match="frozen: a model without a decoder is trained as a whole; leave it out"):
+        built(parakeet, parakeet, layers=0.0, frozen=("encoder",))
+    config = DistilWhisper("teacher")
+    with pytest.raises(SottoError, match="distil_whisper is for Whisper; for a CTC model take layerwise_distillation"):
+        objectives.handler(config)(config, Setting(parakeet.family, lambda _: parakeet))
 
 
 @pytest.mark.parametrize(("weights", "factor"), [("paper", 0.8), ("code", 1 / 0.8)])
@@ -280,10 +311,53 @@ def test_distil_whisper_is_a_divergence_beside_the_cross_entropy(weights: Any, f
     assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_no_adapter_is_left_in_the_model() -> None:
+def test_the_table_of_tokens_is_rounded_from_the_start_and_named_layers_alone_in_their_turn() -> None:
     student, teacher = pair()
-    names = list(student.model.state_dict())
-    objective = built(student, teacher, rounded_over=2)
+    rounding = QuantizationAware(stacks=("decoder",), layers={"decoder": (1,)}, bits=4, embedding_bits=4)
+    objective = built(student, teacher, rounding=rounding, rounded_over=1)
+    assert objective.rounding is not None
+    decoder = student.model.model.decoder
+    before = [weight.detach().clone() for weight in (decoder.embed_tokens.weight, decoder.layers[1].fc1.weight)]
     with objective.attached(student.model):
-        assert isinstance(objective.differences, nn.ModuleDict)
-    assert sorted(student.model.state_dict()) == sorted(names)
+        assert not torch.equal(decoder.embed_tokens.weight, before[0])
+        assert torch.equal(decoder.layers[1].fc1.weight, before[1])
+        term_within(student, objective)
+        objective.after_step(student.model, 1, 0.1)
+        assert objective.rounding.running.item() > 0
+        assert not torch.equal(decoder.layers[1].fc1.weight, before[1])
+
+
+@pytest.mark.parametrize("matching", ["static", "free", "monotone"])
+@pytest.mark.parametrize("kind", ["hidden", "weight"])
+def test_layers_without_a_network_take_no_part(kind: Any, matching: Any) -> None:
+    student, teacher = pair()
+    for found, layer in ((student, 0), (teacher, 3)):
+        stack = found.architecture.stack("decoder")
+        drop_module(found.model, stack, layer, stack.feed_forwards[0])
+    objective = built(student, teacher, select_by=kind, loss_on=kind, matching=matching, logits=0.0, distilled_layers=2)
+    loss = term(student, objective)
+    loss.backward()
+    assert loss.item() > 0  # of the second layer, from one of the teacher's first three
+    assert student.model.model.decoder.layers[1].fc1.weight.grad.abs().sum() > 0
+
+
+def test_layers_that_are_left_out_while_training_take_no_part() -> None:
+    """Wav2Vec2-Conformer leaves layers out at random in training."""
+    found = recognizer("wav2vec2_conformer")
+    teacher = recognizer("wav2vec2_conformer")
+    objective = built(found, teacher, stacks=("encoder",), logits=0.0, distilled_layers=1)
+    found.model.config.layerdrop = 0.5
+    found.model.train()
+    for seed in range(6):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        assert term(found, objective).isfinite()
+
+
+def test_the_teacher_hears_as_much_as_the_student_does_in_its_training() -> None:
+    student, teacher = whisper(window_seconds=2.0), whisper(window_seconds=2.0, seed=3)
+    objective = built(student, teacher)
+    with student.family.window(1.0), objective.attached(student.model):
+        assert teacher.family.window_seconds == 1.0
+        assert term_within(student, objective).item() > 0
+    assert teacher.family.window_seconds == 2.0

@@ -1,9 +1,8 @@
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sotto.methods.guided_matching import matched, states_apart, weights_apart
+from sotto.methods.guided_matching import matched
 
 ERRORS = torch.tensor(
     [
@@ -42,19 +41,3 @@ def test_matchings_of_any_errors(own: int, wanted: int, seed: int) -> None:
         assert all(0 <= layer < wanted for layer in found)
     assert free == [int(row.argmin()) for row in errors]
     assert free[0] == monotone[0]
-
-
-def test_states_by_hand() -> None:
-    own, wanted = (
-        torch.tensor([[0.0, 0.0], [5.0, 5.0]]),
-        torch.tensor([[0.0, torch.log(torch.tensor(3.0))], [1.0, 1.0]]),
-    )
-    assert states_apart(own, wanted, 1.0).item() == pytest.approx(2 * 0.25**2)  # (1/2, 1/2) against (1/4, 3/4)
-    assert states_apart(own, 2 * wanted, 2.0).item() == pytest.approx(4 * 2 * 0.25**2)
-
-
-def test_weights_by_hand() -> None:
-    own, wanted = torch.zeros(1, 2), torch.tensor([[0.0, torch.log(torch.tensor(3.0))]])
-    assert weights_apart(own, wanted, 1.0).item() == pytest.approx(0.5)
-    assert weights_apart(own, wanted, 1.0) == weights_apart(wanted, own, 1.0)
-    assert weights_apart(own, own + 7.0, 1.0).item() == 0.0

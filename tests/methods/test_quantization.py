@@ -15,13 +15,14 @@ from sotto.data import DataConfig, open_data
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.measurement import evaluate, measure_cost
-from sotto.methods import Quantization, StepContext, methods
+from sotto.methods import FineTuning, Quantization, StepContext, methods
 from sotto.metrics.cost import bytes_on_disk, count_parameters, encoder_flops, packed_bytes
 from sotto.quantized_layers import QuantizedEmbedding, QuantizedLinear, TiedHead, floating_products
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.surgery import factor, gather_inputs, get_any_linear, get_linear, linears_of, reduce_attention, structure_of
 from sotto.text import get_normalizer
+from sotto.training import Training
 
 CONFIGS = {
     "8 bits": Quantization(),
@@ -64,7 +65,7 @@ def test_it_computes_with_the_rounded_weights_and_is_read_back(architecture: str
         assert (own - expected).norm() > 1e-4 * expected.norm()  # inputs were rounded
     assert (own - expected).norm() <= 0.1 * expected.norm()
     assert len(quantized(found.model)) == len(list(linears_of(found.model)))
-    for dtype in ("float32", "float16"):
+    for dtype in ("float32", "float16", "bfloat16"):
         loaded = load(found.save(tmp_path / dtype, dtype))
         assert loaded.structure == found.structure
         for place in linears_of(found.model):
@@ -207,6 +208,7 @@ def test_gradients_reach_what_was_before(architecture: str) -> None:
     norms = [p for name, p in found.model.named_parameters() if "norm" in name and p.grad is not None]
     assert norms
     assert all(parameter.grad.isfinite().all() for parameter in norms)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in norms[:4])  # those of the first layer
 
 
 def test_inspection_shows_the_bits() -> None:
@@ -235,6 +237,15 @@ def test_a_recipe_quantizes_after_another_method(tmp_path: Path) -> None:
 def test_other_methods_come_before_it(tmp_path: Path) -> None:
     with pytest.raises(SottoError, match=r"encoder.layers.0.* is quantized; let quantization be the last step"):
         sotto.compress(MODEL, Quantization(), sotto.StructuredMagnitude(heads=0.5))
+    mixed = load(MODEL)
+    apply(mixed, Quantization(stacks=("decoder",)))
+    with pytest.raises(SottoError, match="the model is quantized already; start from the one that it was made of"):
+        apply(mixed, Quantization())
+    assert not quantized(mixed.model.model.encoder)  # nothing was changed before it was refused
+    training = Training(steps=1)
+    clips, more = (some_clips(role, tmp_path / role, 2) for role in ("test", "calibration"))
+    with pytest.raises(SottoError, match="its weights cannot be trained; let quantization be the last step"):
+        sotto.compress(mixed, FineTuning(training), train=clips, validation=more, language="en")
     with pytest.raises(SottoError, match="the model is quantized already; start from the one that it was made of"):
         sotto.compress(MODEL, Quantization(), Quantization())
 

@@ -122,6 +122,12 @@ def test_what_is_not_there_is_refused() -> None:
     with pytest.raises(SottoError, match="has no table of tokens to quantize"):
         built(recognizer("parakeet"), embedding_bits=8)
     found = recognizer("whisper")
+    once, twice = built(found), built(found)
+    with (
+        once.attached(found.model),
+        pytest.raises(SottoError, match="would be rounded twice; name it in one objective"),
+    ):
+        twice.attached(found.model).__enter__()
     methods.handler(Quantization())(found, Quantization(), StepContext(Path()))
     with pytest.raises(SottoError, match="the model is quantized already"):
         built(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sotto.errors import SottoError
 from sotto.methods.guided_distillation import GuidedDistillation, build_guided_distillation
 from sotto.objectives import Objective, Setting, objectives
 
@@ -41,4 +42,7 @@ class DistilWhisper:
 
 @objectives.register("distil_whisper", DistilWhisper)
 def build_distil_whisper(config: DistilWhisper, setting: Setting) -> Objective:
+    """Raises SottoError for a model without a decoder, and for a teacher of another family or vocabulary."""
+    if not setting.family.model.config.is_encoder_decoder:
+        raise SottoError("distil_whisper is for Whisper; for a CTC model take layerwise_distillation")
     return build_guided_distillation(config.guided, setting)

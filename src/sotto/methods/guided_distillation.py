@@ -7,12 +7,13 @@ abstract of the paper's first version and is not in its code: what is here of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import reduce
 from torch import nn
 
 from sotto.architectures import Stack, architecture_of
@@ -21,7 +22,7 @@ from sotto.examples import IGNORED, Batch
 from sotto.families import Family
 from sotto.methods.guided_matching import Matching, matched
 from sotto.methods.guided_rounding import GuidedRounding
-from sotto.methods.layer_differences import HiddenDifference, WeightDifference, first_weights
+from sotto.methods.layer_differences import Compared, FirstWeights, HiddenStates, first_weights
 from sotto.methods.layer_states import Inside, States, keeping_states
 from sotto.methods.quantization_aware import QuantizationAware, rounding_of
 from sotto.methods.quantization_error import errors_of_layers
@@ -29,8 +30,6 @@ from sotto.methods.teaching import counted_positions, divergence_of_scores, hear
 from sotto.objectives import Objective, Setting, objectives
 
 Part = Literal["encoder", "decoder"]
-Compared = Mapping[str, torch.Tensor]
-"""What is compared of a layer, by module: states (positions, width) or weights (outputs, inputs)."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,16 @@ class GuidedDistillation:
             raise SottoError("inside and stacks must each name something")
         if set(self.frozen) >= {"encoder", "decoder"}:
             raise SottoError("frozen: encoder and decoder together leave nothing to train")
+        if self.layers and set(self.stacks) <= set(self.frozen):
+            raise SottoError("stacks: the layers of what is frozen learn nothing; name the other stack")
         for name in ("distilled_layers", "rounded_over"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SottoError(f"{name} must be at least 1, found {value}")
+            if value is not None and not self.layers:
+                raise SottoError(f"{name} goes by what layers learn; give layers a weight")
+        if self.rounded_over is not None and set(self.rounding.stacks) & set(self.frozen):
+            raise SottoError("rounding: what is frozen cannot learn to be rounded; name the other stack in its stacks")
 
     @property
     def kinds(self) -> set[str]:
@@ -100,13 +105,18 @@ class GuidedDistillationObjective(Objective):
         stacks = architecture_of(student.model.config).stacks
         self.deciding = stacks[-1].name
         self.stacks = [stack for stack in stacks if stack.name in config.stacks and config.layers]
-        self.differences = nn.ModuleDict(
+        self.comparisons = nn.ModuleDict(
             {
-                f"{stack.name}_{kind}": difference_of(kind, config, stack, student.model, teacher.model)
+                f"{stack.name}_{kind}": comparison_of(kind, config, stack, student.model, teacher.model)
                 for stack in self.stacks
                 for kind in sorted(config.kinds)
             }
         )
+        self.errors_of_teacher = {
+            stack.name: errors_of_layers(teacher.model, stack, config.rounding).cpu()
+            for stack in self.stacks
+            if config.select_by == "quantization_error"
+        }
         self.heard: dict[str, States] = {}
         self.terms: dict[str, torch.Tensor] = {}
 
@@ -125,8 +135,8 @@ class GuidedDistillationObjective(Objective):
             self.rounding.after_step(model, step)
 
     def logged(self, model: nn.Module) -> dict[str, float]:
-        """Both parts by themselves, and the share of the layers that are rounded."""
-        found = {name: term.item() for name, term in self.terms.items()}
+        """Both parts by themselves, over all processes, and the share of the layers that are rounded."""
+        found = {name: reduce(term, "sum").item() for name, term in self.terms.items()}
         if self.rounding is not None:
             found["rounded_layers"] = self.rounding.is_rounded.float().mean().item()
         return found
@@ -137,73 +147,117 @@ class GuidedDistillationObjective(Objective):
             wanted, _ = self.teacher.loss(batch, 0.0)
         counted = counted_positions(self.student, batch, outputs)
         logits = divergence_of_scores(outputs.logits, wanted.logits, counted[self.deciding], self.config.temperature)
-        layers = torch.zeros((), device=tokens.device)
         share = (batch["labels"] != IGNORED).sum() / tokens
+        layers = adapting = torch.zeros((), device=tokens.device)
         for stack in self.stacks:
-            own, others = (at_positions(states[stack.name], counted[stack.name]) for states in (self.heard, taught))
-            layers = layers + self.of_stack(stack, own, others, share)
+            kinds = self.compared(stack, self.heard, taught, counted[stack.name], share)
+            learnt, of_adapters = self.of_stack(stack, kinds, counted[stack.name].sum())
+            layers, adapting = layers + learnt, adapting + of_adapters
         self.terms = {"guided_logits": logits.detach() / tokens, "guided_layers": layers.detach() / tokens}
-        return self.config.weight * (self.config.logits * logits + self.config.layers * layers) / tokens
+        # Adapters of widths that were not matched in this batch have a gradient too: processes wait for all of them.
+        idle = sum((0.0 * parameter.sum() for parameter in self.comparisons.parameters()), torch.zeros_like(logits))
+        return (
+            self.config.weight * (self.config.logits * logits + self.config.layers * (layers + adapting)) / tokens
+            + idle
+        )
+
+    def compared(
+        self,
+        stack: Stack,
+        own: dict[str, States],
+        wanted: dict[str, States],
+        counted: torch.Tensor,
+        share: torch.Tensor,
+    ) -> dict[str, Compared]:
+        """What layers are chosen by and taught by. Differences of states are sums over the positions of this process;
+        those of weights are not, and each process takes the share of them that its tokens are."""
+        pairs = {
+            "hidden": lambda: (
+                *(at_positions(each.get(stack.name, {}), counted) for each in (own, wanted)),
+                torch.ones_like(share),
+            ),
+            "weight": lambda: (*(first_weights(each.model, stack) for each in (self.student, self.teacher)), share),
+        }
+        return {kind: self.comparisons[f"{stack.name}_{kind}"](*pairs[kind]()) for kind in self.config.kinds}
 
     def of_stack(
-        self, stack: Stack, own: Sequence[Compared], wanted: Sequence[Compared], share: torch.Tensor
-    ) -> torch.Tensor:
-        """The mean difference of a stack's layers from those that they are matched with.
+        self, stack: Stack, kinds: dict[str, Compared], positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean difference of a stack's layers from those that they are matched with, and what adapters learn from
+        where layers are chosen by something else: a difference of their own, in which the student is held.
 
-        Differences of states are sums over positions. Those of weights are not: they count once over all processes.
+        Layers take part that gave anything in this pass: some families leave layers out while they are trained.
         """
-        config = self.config
-        pairs = {
-            "hidden": (own, wanted, torch.ones_like(share)),
-            "weight": (first_weights(self.student.model, stack), first_weights(self.teacher.model, stack), share),
-        }
-
-        def difference(kind: str, layer: int, other: int, is_learnt: bool = True) -> torch.Tensor:
-            students, teachers, scale = pairs[kind]
-            student = students[layer] if is_learnt else {name: each.detach() for name, each in students[layer].items()}
-            found: torch.Tensor = self.differences[f"{stack.name}_{kind}"](student, teachers[other])
-            return scale * found
-
+        learnt = kinds[self.config.loss_on]
+        none = torch.zeros_like(learnt.scale)
+        layers = [layer for layer in sorted(learnt.own) if all(layer in each.own for each in kinds.values())]
+        others = sorted(learnt.wanted)
+        if not layers or not others:
+            return none, none
         with torch.no_grad():
-            chosen = matched(self.errors(stack, difference, len(own), len(wanted)), config.matching)
-        losses = torch.stack([difference(config.loss_on, layer, other) for layer, other in enumerate(chosen)])
+            errors = self.errors(stack, kinds, layers, others)
+        pairs = [
+            (layer, others[place])
+            for row, (layer, place) in enumerate(zip(layers, matched(errors, self.config.matching), strict=True))
+            if errors[row, place].isfinite()
+        ]
+        losses = {layer: learnt.apart(layer, other) for layer, other in pairs}
         if self.rounding is not None:
-            self.rounding.note(stack, losses.detach())
-        total = losses[self.distilled(stack)].mean()
-        for kind in config.kinds - {config.loss_on}:  # the adapters that the choice is made with have to learn too
-            adapting = [difference(kind, layer, other, is_learnt=False) for layer, other in enumerate(chosen)]
-            total = total + torch.stack(adapting).mean()
-        return total
+            self.rounding.note({(stack.name, layer): loss.detach() / positions for layer, loss in losses.items()})
+        distilled = self.distilled(stack, list(losses))
+        adapting = [
+            kinds[kind].apart(layer, other, is_learnt=False)
+            for kind in self.config.kinds - {self.config.loss_on}
+            for layer, other in pairs
+        ]
+        return mean_of([losses[layer] for layer in distilled], none), mean_of(adapting, none)
 
-    def errors(self, stack: Stack, difference: Any, own: int, wanted: int) -> torch.Tensor:
-        """(student's layers, teacher's layers): what they are matched by."""
-        if self.config.matching == "static":
-            return torch.zeros(own, wanted)
-        if self.config.select_by == "quantization_error":
-            models = (self.student.model, self.teacher.model)
-            changed = [errors_of_layers(model, stack, self.config.rounding) for model in models]
-            return (changed[0][:, None] - changed[1]).abs()
-        kind = self.config.select_by
-        rows = [[difference(kind, layer, other) for other in range(wanted)] for layer in range(own)]
-        return torch.stack([torch.stack(row) for row in rows])
+    def errors(self, stack: Stack, kinds: dict[str, Compared], layers: list[int], others: list[int]) -> torch.Tensor:
+        """(student's layers, teacher's layers), on the CPU: to match them by; infinite where they do not fit."""
+        fit = torch.tensor([[all(each.fit(a, b) for each in kinds.values()) for b in others] for a in layers])
+        errors = torch.zeros(len(layers), len(others))
+        if self.config.matching != "static" and self.config.select_by == "quantization_error":
+            own = errors_of_layers(self.student.model, stack, self.config.rounding).cpu()
+            errors = (own[layers][:, None] - self.errors_of_teacher[stack.name][others]).abs()
+        elif self.config.matching != "static":
+            chosen = kinds[self.config.select_by]
+            rows = [
+                torch.stack(
+                    [
+                        chosen.apart(a, b) if fit[row, place] else torch.full_like(chosen.scale, torch.inf)
+                        for place, b in enumerate(others)
+                    ]
+                )
+                for row, a in enumerate(layers)
+            ]
+            errors = torch.stack(rows).cpu()
+        return errors.masked_fill(~fit, torch.inf)
 
-    def distilled(self, stack: Stack) -> torch.Tensor:
-        """The layers of the student that learn from the teacher."""
+    def distilled(self, stack: Stack, layers: list[int]) -> list[int]:
+        """Those of `layers` that learn from the teacher."""
         if self.config.distilled_layers is None:
-            return torch.arange(len(self.student.model.get_submodule(stack.layers)))
-        changed = errors_of_layers(self.student.model, stack, self.config.rounding)
-        return changed.argsort(descending=True)[: self.config.distilled_layers]
+            return layers
+        changed = errors_of_layers(self.student.model, stack, self.config.rounding).tolist()
+        return sorted(layers, key=lambda layer: -changed[layer])[: self.config.distilled_layers]
 
 
-def difference_of(kind: str, config: GuidedDistillation, stack: Stack, student: Any, teacher: Any) -> nn.Module:
+def comparison_of(kind: str, config: GuidedDistillation, stack: Stack, student: Any, teacher: Any) -> nn.Module:
     if kind == "hidden":
-        return HiddenDifference(student, teacher, stack, config.inside, config.temperature)
-    return WeightDifference(student, teacher, stack, config.temperature)
+        return HiddenStates(student, teacher, stack, config.inside, config.temperature)
+    return FirstWeights(student, teacher, stack, config.temperature)
 
 
-def at_positions(states: States, counted: torch.Tensor) -> list[Compared]:
-    """By layer, the states (positions, width) where `counted` (batch, positions) is true."""
-    return [{name: each[counted] for name, each in states[layer].items()} for layer in sorted(states)]
+def at_positions(states: States, counted: torch.Tensor) -> States:
+    """The states (positions, width) where `counted` (batch, positions) is true."""
+    places = counted.flatten().nonzero().squeeze(1)
+    return {
+        layer: {name: each.flatten(0, 1).index_select(0, places) for name, each in modules.items()}
+        for layer, modules in states.items()
+    }
+
+
+def mean_of(terms: Sequence[torch.Tensor], none: torch.Tensor) -> torch.Tensor:
+    return torch.stack(list(terms)).mean() if terms else none
 
 
 @contextmanager
@@ -226,12 +280,13 @@ def frozen(model: Any, parts: Sequence[Part]) -> Iterator[None]:
 
 @objectives.register("guided_distillation", GuidedDistillation)
 def build_guided_distillation(config: GuidedDistillation, setting: Setting) -> GuidedDistillationObjective:
-    """Raises SottoError for a teacher of another family or vocabulary, and for stacks that there are not."""
+    """Raises SottoError for a teacher of another family or vocabulary, and for parts that the model does not have."""
     student: Family = setting.family
     stacks = [stack.name for stack in architecture_of(student.model.config).stacks]
-    for field_name, names in (("stacks", config.stacks), ("frozen", config.frozen)):
-        if missing := [name for name in names if name not in stacks]:
-            raise SottoError(f"guided_distillation: {field_name}: the model has no {missing[0]}")
+    if config.layers and (missing := [name for name in config.stacks if name not in stacks]):
+        raise SottoError(f"guided_distillation: stacks: the model has no {missing[0]}; name {' and '.join(stacks)}")
+    if config.frozen and "decoder" not in stacks:
+        raise SottoError("guided_distillation: frozen: a model without a decoder is trained as a whole; leave it out")
     teacher = open_teacher(config.teacher, setting, "guided_distillation")
     rounding = None
     if config.rounded_over is not None:

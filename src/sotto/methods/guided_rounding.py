@@ -7,7 +7,7 @@ quantization layers are selected by the distillation loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +15,20 @@ import torch
 from accelerate.utils import reduce
 from torch import nn
 
-from sotto.architectures import Stack, architecture_of
+from sotto.architectures import architecture_of
 from sotto.methods.quantization_aware import QuantizationAwareObjective
 
-MEMORY = 0.95  # of the running mean of a layer's loss, from one batch to the next
+MEMORY = 0.95  # of the running mean of a layer's loss, from one step to the next
+
+Layer = tuple[str, int]
+"""(stack, index)."""
 
 
 class GuidedRounding(nn.Module):
-    """Which layers of a model are rounded so far. A layer without a distillation loss of its own counts as one of 0."""
+    """Which layers of a model are rounded so far. A layer without a distillation loss of its own counts as one of 0.
+
+    What is rounded and in no layer, such as the table of tokens, is so from the start.
+    """
 
     running: torch.Tensor
     is_rounded: torch.Tensor
@@ -30,40 +36,61 @@ class GuidedRounding(nn.Module):
     def __init__(self, model: Any, aware: QuantizationAwareObjective, steps: int) -> None:
         super().__init__()
         self.aware, self.steps = aware, steps
-        stacks = architecture_of(model.config).stacks
-        paths = [
-            (stack.name, f"{stack.layers}.{index}.")
-            for stack in stacks
+        paths = {
+            (stack.name, index): f"{stack.layers}.{index}."
+            for stack in architecture_of(model.config).stacks
             for index in range(len(model.get_submodule(stack.layers)))
-        ]
-        self.layers = [(name, path) for name, path in paths if any(each.startswith(path) for each in aware.rounded)]
+        }
+        self.paths = {
+            layer: path for layer, path in paths.items() if any(each.startswith(path) for each in aware.rounded)
+        }
+        self.heard: dict[Layer, torch.Tensor] = {}
         # Kept in training checkpoints: a resumed run goes on with the same layers.
-        self.register_buffer("running", torch.zeros(len(self.layers)))
-        self.register_buffer("is_rounded", torch.zeros(len(self.layers), dtype=torch.bool))
+        self.register_buffer("running", torch.zeros(len(self.paths)))
+        self.register_buffer("is_rounded", torch.zeros(len(self.paths), dtype=torch.bool))
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         with self.aware.attached(model):
+            # A checkpoint is read, or an average of some, while the model is in training already.
+            hooks: Any = self
+            loaded = hooks.register_load_state_dict_post_hook(lambda *_: self.switch(model))
             self.switch(model)
-            yield
+            try:
+                yield
+            finally:
+                loaded.remove()
 
     def switch(self, model: nn.Module) -> None:
-        """Round the weights of the layers that are to be, and no others."""
-        chosen = [path for (_, path), is_on in zip(self.layers, self.is_rounded.tolist(), strict=True) if is_on]
-        self.aware.switch(model, tuple(chosen))
+        """Round the weights of all layers but those whose turn has not come."""
+        rounded = self.is_rounded.tolist()
+        self.aware.switch(
+            model, tuple(path for path, is_on in zip(self.paths.values(), rounded, strict=True) if not is_on)
+        )
 
-    def note(self, stack: Stack, losses: torch.Tensor) -> None:
-        """Take the losses (layers,) of a batch into the running means."""
-        own = torch.tensor([name == stack.name for name, _ in self.layers], device=losses.device)
-        if int(own.sum()) == len(losses):
-            self.running[own] = MEMORY * self.running[own] + (1 - MEMORY) * losses
+    def note(self, losses: Mapping[Layer, torch.Tensor]) -> None:
+        """Take the losses of a batch, of the layers that had one."""
+        self.heard |= {layer: loss.detach() for layer, loss in losses.items() if layer in self.paths}
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Let as many layers be rounded as are due after `step` steps; one that is rounded stays so."""
-        due = math.ceil(len(self.layers) * min(step / self.steps, 1.0))
+        due = math.ceil(len(self.paths) * min(step / self.steps, 1.0))
+        if int(self.is_rounded.sum()) == len(self.paths):
+            return
+        self.take_in()
         missing = due - int(self.is_rounded.sum())
         if missing > 0:
-            running = reduce(self.running, "mean")  # each process has heard other batches
-            order = running.masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
+            order = self.running.masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
             self.is_rounded[order[:missing]] = True
-        self.switch(model)
+            self.switch(model)
+
+    def take_in(self) -> None:
+        """Bring the running means up to date with what all processes have heard since the last step."""
+        losses, counts = torch.zeros_like(self.running), torch.zeros_like(self.running)
+        for place, layer in enumerate(self.paths):
+            if layer in self.heard:
+                losses[place], counts[place] = self.heard[layer], 1.0
+        losses, counts = reduce(losses, "sum"), reduce(counts, "sum")
+        mean = losses / counts.clamp(min=1.0)
+        self.running.copy_(torch.where(counts > 0, MEMORY * self.running + (1 - MEMORY) * mean, self.running))
+        self.heard = {}

@@ -1,4 +1,4 @@
-"""How far a layer of a student and one of its teacher are apart, in what they compute or in their weights.
+"""How far layers of a student and of its teacher are apart, in what they compute or in their weights.
 
 Where widths differ, adapters bring what the teacher has to the student's width, as in Whisper-KDQ's code; they are
 trained beside the student and not kept.
@@ -6,16 +6,17 @@ trained beside the student and not kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from sotto.architectures import FeedForward, Stack
-from sotto.methods.guided_matching import states_apart, weights_apart
-from sotto.methods.layer_states import Inside, modules_inside
-from sotto.surgery import get_any_linear, present
+from sotto.methods.layer_states import Inside, States, modules_inside
+from sotto.methods.quantization_error import unrounded
+from sotto.surgery import get_any_linear, layer_path, present
 
 Widths = Iterable[tuple[str, int]]
 """(module, width)."""
@@ -37,39 +38,58 @@ class Adapters(nn.Module):
         return adapted
 
 
-class HiddenDifference(nn.Module):
-    """Of what is inside of modules: states (positions, width) by module."""
+@dataclass(frozen=True)
+class Compared:
+    """Softmaxes of what is compared: the student's by layer and module; the teacher's by layer, module and the shape
+    that the student's has."""
+
+    own: dict[int, dict[str, torch.Tensor]]
+    wanted: dict[int, dict[tuple[str, torch.Size], torch.Tensor]]
+    power: int
+    scale: torch.Tensor
+
+    def fit(self, layer: int, other: int) -> bool:
+        """Whether the teacher's layer has all that is compared of the student's."""
+        return all((name, each.shape) in self.wanted[other] for name, each in self.own[layer].items())
+
+    def apart(self, layer: int, other: int, is_learnt: bool = True) -> torch.Tensor:
+        """The difference of two layers that fit, with gradients for the student where `is_learnt`."""
+        found = torch.zeros_like(self.scale)
+        for name, each in self.own[layer].items():
+            change = (each if is_learnt else each.detach()) - self.wanted[other][name, each.shape]
+            found = found + change.abs().pow(self.power).sum()
+        return self.scale * found
+
+
+class HiddenStates(nn.Module):
+    """Compares states inside of modules: squares of the differences of softmaxes, summed over all positions."""
 
     def __init__(self, student: Any, teacher: Any, stack: Stack, inside: Sequence[Inside], temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
-        own, wanted = (list(widths_of_states(model, stack, inside)) for model in (student, teacher))
-        self.adapters = Adapters(own, wanted)
+        self.adapters = Adapters(*(widths_of_states(model, stack, inside) for model in (student, teacher)))
 
-    def forward(self, own: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Summed over the modules that both layers have."""
-        found = [
-            states_apart(own[name], self.adapters(name, wanted[name], own[name].shape[-1]), self.temperature)
-            for name in own
-            if name in wanted
-        ]
-        return torch.stack(found).sum() if found else torch.zeros(())
+    def forward(self, own: States, wanted: States, scale: torch.Tensor) -> Compared:
+        """Of states (positions, width)."""
+        shapes = shapes_of(own)
 
+        def adapted(name: str, states: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+            found: torch.Tensor = self.adapters(name, states, shape[-1])
+            return found
 
-def widths_of_states(model: Any, stack: Stack, inside: Sequence[Inside]) -> Widths:
-    for index in range(len(model.get_submodule(stack.layers))):
-        for module in modules_inside(model, stack, index, inside):
-            last = get_any_linear(model, stack, index, module.linears[-1])
-            yield module.name, last.in_features if isinstance(module, FeedForward) else last.out_features
+        return compared(own, wanted, shapes, adapted, self.temperature, 2, scale)
 
 
-class WeightDifference(nn.Module):
-    """Of the first linears of feed-forward networks: weights (outputs, inputs) by module."""
+class FirstWeights(nn.Module):
+    """Compares the first weights of feed-forward networks: sizes of the differences of softmaxes of rows, summed.
+
+    Whisper-KDQ's code calls it the quantization loss, though no quantized weight is in it.
+    """
 
     def __init__(self, student: Any, teacher: Any, stack: Stack, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
-        layers = [first_weights(model, stack) for model in (student, teacher)]
+        layers = [list(first_weights(model, stack).values()) for model in (student, teacher)]
         self.outputs, self.inputs = (
             Adapters(
                 *([(name, each.shape[axis]) for layer in model for name, each in layer.items()] for model in layers)
@@ -77,23 +97,62 @@ class WeightDifference(nn.Module):
             for axis in (0, 1)
         )
 
-    def forward(self, own: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Summed over the modules that both layers have; the teacher's outputs are adapted first, then its inputs."""
-        found = []
-        for name in own:
-            if name in wanted:
-                outputs, inputs = own[name].shape
-                weights = self.outputs(name, wanted[name].t(), outputs).t()
-                found.append(weights_apart(own[name], self.inputs(name, weights, inputs), self.temperature))
-        return torch.stack(found).sum() if found else torch.zeros(())
+    def forward(self, own: States, wanted: States, scale: torch.Tensor) -> Compared:
+        """Of weights (outputs, inputs); the teacher's outputs are adapted first, then its inputs."""
+
+        def adapted(name: str, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+            found: torch.Tensor = self.inputs(name, self.outputs(name, weight.t(), shape[0]).t(), shape[1])
+            return found
+
+        return compared(own, wanted, shapes_of(own), adapted, self.temperature, 1, scale)
 
 
-def first_weights(model: Any, stack: Stack) -> list[dict[str, torch.Tensor]]:
-    """For every layer, the weights of the first linears of its feed-forward networks, by module."""
-    return [
-        {
-            each.name: get_any_linear(model, stack, index, each.up).weight
-            for each in present(model, stack, index).feed_forwards
+def compared(
+    own: States,
+    wanted: States,
+    shapes: Iterable[tuple[str, torch.Size]],
+    adapted: Callable[[str, torch.Tensor, torch.Size], torch.Tensor],
+    temperature: float,
+    power: int,
+    scale: torch.Tensor,
+) -> Compared:
+    """Every softmax is taken once, and not for every pair of layers; the square of the temperature is in the scale."""
+    shapes = list(shapes)
+    students = {
+        layer: {name: (each.float() / temperature).softmax(-1) for name, each in modules.items()}
+        for layer, modules in own.items()
+        if modules
+    }
+    teachers = {
+        layer: {
+            (name, shape): (adapted(name, modules[name], shape).float() / temperature).softmax(-1)
+            for name, shape in shapes
+            if name in modules
         }
-        for index in range(len(model.get_submodule(stack.layers)))
-    ]
+        for layer, modules in wanted.items()
+        if modules
+    }
+    return Compared(students, teachers, power, temperature**2 * scale)
+
+
+def shapes_of(own: States) -> set[tuple[str, torch.Size]]:
+    return {(name, each.shape) for modules in own.values() for name, each in modules.items()}
+
+
+def widths_of_states(model: Any, stack: Stack, inside: Sequence[Inside]) -> list[tuple[str, int]]:
+    found = []
+    for index in range(len(model.get_submodule(stack.layers))):
+        for module in modules_inside(model, stack, index, inside):
+            last = get_any_linear(model, stack, index, module.linears[-1])
+            found.append((module.name, last.in_features if isinstance(module, FeedForward) else last.out_features))
+    return found
+
+
+def first_weights(model: Any, stack: Stack) -> States:
+    """For every layer, the first weights of its feed-forward networks as they are trained, by module."""
+    found: States = {}
+    for index in range(len(model.get_submodule(stack.layers))):
+        networks = present(model, stack, index).feed_forwards
+        linears = {each.name: model.get_submodule(layer_path(stack, index, each.up)) for each in networks}
+        found[index] = {name: unrounded(linear) for name, linear in linears.items()}
+    return found

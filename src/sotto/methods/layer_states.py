@@ -23,11 +23,6 @@ def modules_inside(model: Any, stack: Stack, index: int, inside: Sequence[Inside
     return [module for module in present(model, stack, index).modules if kinds.get(type(module)) in inside]
 
 
-def last_linear(module: LayerModule) -> str:
-    """Path within the layer of the linear out of a module."""
-    return module.linears[-1]
-
-
 @contextmanager
 def keeping_states(
     model: Any, stacks: Sequence[Stack], inside: Sequence[Inside], kept: dict[str, States]
@@ -50,7 +45,7 @@ def keeping_states(
     for stack in stacks:
         for index in range(len(model.get_submodule(stack.layers))):
             for module in modules_inside(model, stack, index, inside):
-                linear = model.get_submodule(layer_path(stack, index, last_linear(module)))
+                linear = model.get_submodule(layer_path(stack, index, module.linears[-1]))
                 hook = keeping(stack, index, module.name, isinstance(module, FeedForward))
                 handles.append(linear.register_forward_hook(hook))
     try:

@@ -52,8 +52,10 @@ def written_by(source: ClipSource, teacher: Callable[[], Recognizer], language: 
     found.model.to(processes().device)
     missing: Iterator[Clip] = (clip for clip in share(source) if clip.name not in known)
     lines.parent.mkdir(parents=True, exist_ok=True)
-    with lines.open("w", encoding="utf-8") as file:
-        file.writelines(line_of(name, text) for name, text in known.items())
+    whole = lines.with_suffix(".partial")  # without a last line that was broken off
+    whole.write_text("".join(line_of(name, text) for name, text in known.items()), encoding="ascii")
+    whole.replace(lines)
+    with lines.open("a", encoding="ascii") as file:
         for each in found.family.transcribe(missing, Decoding(language=language, batch_size=16)):
             known[each.name] = each.text
             file.write(line_of(each.name, each.text))
@@ -62,13 +64,13 @@ def written_by(source: ClipSource, teacher: Callable[[], Recognizer], language: 
 
 
 def line_of(name: str, text: str) -> str:
-    return json.dumps([name, text], ensure_ascii=False) + "\n"
+    return json.dumps([name, text]) + "\n"  # in ASCII: no line ends within a character, or at a strange space
 
 
 def read_lines(path: Path) -> dict[str, str]:
     """Names and texts; a last line that was broken off is passed over."""
     found: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="ascii").splitlines() if path.is_file() else ():
         try:
             name, text = json.loads(line)
         except ValueError:

@@ -13,7 +13,7 @@ from sotto.errors import SottoError
 from sotto.methods.method import StepContext, methods
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.metrics.cost import packed_bytes
-from sotto.quantization_math import from_codes, scale_of, to_codes
+from sotto.quantization_math import rounding_error, scale_of, to_codes
 from sotto.structure import Quantized
 from sotto.surgery import Codes, parts_of, quantize_embedding, quantize_linear, tied_embedding
 
@@ -37,6 +37,13 @@ class Quantization(QuantizedPlaces):
         by_block = self.scales == "block"
         return Quantized(self.bits, by_block, self.bits == 8 and not by_block if self.dynamic is None else self.dynamic)
 
+    @property
+    def stored_table(self) -> Quantized | None:
+        """How the table of tokens is stored; None where it stays as it is."""
+        if self.embedding_bits is None:
+            return None
+        return Quantized(self.embedding_bits, self.scales == "block", self.stored.dynamic and self.embedding_bits == 8)
+
 
 @methods.register("quantization", Quantization)
 def apply_quantization(recognizer: Recognizer, config: Quantization, context: StepContext) -> list[str]:
@@ -48,41 +55,35 @@ def apply_quantization(recognizer: Recognizer, config: Quantization, context: St
     places = list(config.linears(model))
     if not places:
         raise SottoError(f"quantization: there are no linears in the layers of {' and '.join(config.stacks)}")
-    if config.embedding_bits is not None:
-        tied_embedding(model)
-    errors: list[float] = []
-    for stack, index, name in places:
-        parts = parts_of(model, stack, index, name)
-        codes = {path: codes_of(part, config.bits, config) for path, part in parts.items()}
-        errors.extend(relative_error(part, codes[path]) for path, part in parts.items())
-        quantize_linear(model, stack, index, name, codes, config.stored)
+    parts = [parts_of(model, stack, index, name) for stack, index, name in places]
+    modules = {path: module for found in parts for path, module in found.items()}
+    codes = {path: codes_of(module, config.bits, config) for path, module in modules.items()}
+    errors = [float(rounding_error(floating_weight(each), config.bits, config.scales)) for each in modules.values()]
     notes = [f"{len(places)} linears in {config.bits} bits; {error_note(errors)}"]
-    if config.embedding_bits is not None:
+    if config.stored_table is not None:
         table = model.get_submodule(tied_embedding(model)[0])
-        codes_of_table = codes_of(table, config.embedding_bits, config)
-        error = relative_error(table, codes_of_table)
-        by_block = config.scales == "block"
-        dynamic = config.stored.dynamic and config.embedding_bits == 8
-        quantize_embedding(model, codes_of_table, Quantized(config.embedding_bits, by_block, dynamic))
-        notes.append(f"the table of tokens in {config.embedding_bits} bits; {error_note([error])}")
-    return [
-        *notes,
-        f"with 16 bits for all else, the weights are {packed_bytes(model, 2) / 1e6:.2f} MB when ideally packed",
-    ]
+        codes_of_table = codes_of(table, config.stored_table.bits, config)
+        error = float(rounding_error(floating_weight(table), config.stored_table.bits, config.scales))
+        quantize_embedding(model, codes_of_table, config.stored_table)
+        notes.append(f"the table of tokens in {config.stored_table.bits} bits; {error_note([error])}")
+    for (stack, index, name), own in zip(places, parts, strict=True):
+        quantize_linear(model, stack, index, name, {path: codes[path] for path in own}, config.stored)
+    size = packed_bytes(model, 2) / 1e6
+    return [*notes, f"with 16 bits for all else, the weights are {size:.2f} MB when ideally packed"]
 
 
 def codes_of(module: nn.Module, bits: int, config: QuantizedPlaces) -> Codes:
-    """Codes and scales of the weights of a linear or an embedding. Raises SottoError where it has none that float."""
+    """Codes and scales of the weights of a linear or an embedding."""
+    weight = floating_weight(module)
+    scale = scale_of(weight, bits, config.scales)
+    return to_codes(weight, scale, bits), scale
+
+
+def floating_weight(module: nn.Module) -> torch.Tensor:
+    """Raises SottoError where it is quantized."""
     if not isinstance(module, nn.Linear | nn.Embedding):
         raise SottoError("quantization: the model is quantized already; start from the one that it was made of")
-    scale = scale_of(module.weight, bits, config.scales)
-    return to_codes(module.weight, scale, bits), scale
-
-
-def relative_error(module: nn.Module, codes: Codes) -> float:
-    """What rounding changes, as a share of the weights' norm."""
-    weight = module.get_parameter("weight").detach()
-    return float((from_codes(*codes) - weight).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
+    return module.weight
 
 
 def error_note(errors: Sequence[float]) -> str:

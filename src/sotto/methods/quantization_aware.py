@@ -58,15 +58,17 @@ class QuantizationAwareObjective(Objective):
         with ExitStack() as attached:
             for path, bits in self.rounded.items():
                 module = model.get_submodule(path)
+                if parametrize.is_parametrized(module, "weight"):
+                    raise SottoError(f"{path} would be rounded twice; name it in one objective only")
                 parametrize.register_parametrization(module, "weight", Rounded(bits, self.config.scales))
                 attached.callback(parametrize.remove_parametrizations, module, "weight", leave_parametrized=False)
             yield
 
-    def switch(self, model: nn.Module, prefixes: tuple[str, ...]) -> None:
-        """Round what is at paths that begin with one of `prefixes`, and nothing else; for while it is attached."""
+    def switch(self, model: nn.Module, off: tuple[str, ...]) -> None:
+        """Round all but what is at paths that begin with one of `off`; for while it is attached."""
         for path in self.rounded:
             module: Any = model.get_submodule(path)
-            module.parametrizations.weight[0].is_on = path.startswith(prefixes)
+            module.parametrizations.weight[0].is_on = not path.startswith(off)
 
     @torch.no_grad()
     def logged(self, model: nn.Module) -> dict[str, float]:

@@ -39,7 +39,8 @@ def vocabulary(family: Family) -> dict[str, int]:
 
 @contextmanager
 def hearing_alike(teacher: Family, student: Family) -> Iterator[None]:
-    """While this lasts, the teacher hears windows as long as the student does in its training."""
+    """While this lasts, the teacher is where the student is, and hears windows as long as it does in its training."""
+    teacher.model.to(student.model.device)
     differs = teacher.window_seconds != student.window_seconds
     with teacher.window(student.window_seconds if differs else None):
         yield
