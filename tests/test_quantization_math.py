@@ -137,7 +137,7 @@ import torch
 from sotto.quantization_math import adds_exactly, whole_product
 
 generator = torch.Generator().manual_seed(0)
-rows, codes = (torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator) for shape in ((20, 256), (64, 256)))
+rows, codes = (torch.randint(-127, 128, (n, 256), dtype=torch.int8, generator=generator) for n in (20, 64))
 exact = torch.equal(whole_product(rows, codes).double(), rows.double() @ codes.double().t())
 print(adds_exactly(), exact)
 """
