@@ -25,11 +25,19 @@ from sotto.data import DataConfig
 from sotto.decoding import Decoding, Transcription
 from sotto.examples import ClipExamples
 from sotto.families.whisper import Whisper
-from sotto.methods import L0Pruning, LayerwiseDistillation, SparseGroupLasso
+from sotto.methods import (
+    FineTuning,
+    GuidedDistillation,
+    L0Pruning,
+    LayerwiseDistillation,
+    QuantizationAware,
+    SparseGroupLasso,
+)
 from sotto.methods.pseudo_transcripts import transcribed
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
+from sotto.surgery import narrow_ffn
 from sotto.text import get_normalizer
 from sotto.training import Training, train
 from tones import open_folder, tiny_whisper, write_folder
@@ -311,3 +319,49 @@ def test_two_processes_learn_the_same_gates(tmp_path: Path) -> None:
         torch.testing.assert_close(second[name], tensor, rtol=0, atol=0, msg=name)
     before = dense.model.state_dict()
     assert sum(tensor.numel() for tensor in first.values()) < 0.75 * sum(tensor.numel() for tensor in before.values())
+
+
+GUIDED = """
+import sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+sys.path.insert(0, sys.argv[1])
+from test_distributed import guided
+
+found = guided(Path(sys.argv[2]))
+torch.save(found, Path(sys.argv[2]) / f"{PartialState().process_index}.pt")
+"""
+
+
+def guided(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a Whisper after guided distillation, layers rounded as they learn, and what the objective kept."""
+    term = GuidedDistillation(
+        str(folder / "teacher"),
+        select_by="weight",
+        rounding=QuantizationAware(bits=4),
+        rounded_over=3,
+        distilled_layers=1,
+    )
+    settings: dict[str, Any] = {"steps": 4, "batch_size": 4, "keep": "last", "evaluate_every": 4, "workers": 0}
+    step = FineTuning(Training(learning_rate=1e-3, **settings), (term,))
+    data = {"train": DataConfig(str(folder / "eight")), "validation": DataConfig(str(folder / "seven"))}
+    found = Recognizer(*tiny_whisper(start="scaled", decoder_layers=2))
+    return dict(compress(found, step, language="en", **data).model.state_dict())
+
+
+def test_two_processes_learn_the_same_of_a_teacher(tmp_path: Path) -> None:
+    """One network of the teacher is narrower: its adapter takes part in no batch in which it is not matched."""
+    write_folder(tmp_path / "seven", WORDS[:7], SECONDS[:7])
+    write_folder(tmp_path / "eight", WORDS, SECONDS)
+    teacher = Recognizer(*tiny_whisper(start="scaled", d_model=48, decoder_layers=3, attention_heads=4, seed=1))
+    stack = teacher.architecture.stack("decoder")
+    narrow_ffn(teacher.model, stack, 0, stack.feed_forwards[0], range(100))
+    teacher.save(tmp_path / "teacher")
+    (tmp_path / "script.py").write_text(GUIDED)
+    launch(str(tmp_path / "script.py"), str(Path(__file__).parent), str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{index}.pt") for index in range(2))
+    alone = guided(tmp_path)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(alone[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
