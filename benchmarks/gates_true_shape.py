@@ -104,7 +104,7 @@ def main() -> None:
     config = L0Pruning(Training(steps=arguments.steps, keep="last"), target=TARGET, target_warmup=0.0)
     found: list[dict[str, Any]] = []
     with stage("model", found):
-        recognizer = Recognizer(*build(SHAPE, [words(2000, rng)], 0))
+        recognizer = Recognizer(*build(SHAPE, [words(2000, rng)], 0, None))
         recognizer.model.to(torch.bfloat16)
     before = count_parameters(recognizer.model).total
     with stage("gates", found):

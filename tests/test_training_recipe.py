@@ -352,6 +352,30 @@ def test_a_new_model_takes_over_what_fits_from_a_checkpoint(tmp_path: Path, clip
         assert taken == (name not in ("model.decoder.embed_tokens.weight", "proj_out.weight")), name
 
 
+def test_a_new_model_has_the_vocabulary_of_a_checkpoint(tmp_path: Path, clips: Path) -> None:
+    other, processor = tiny_whisper(vocabulary=258)
+    Recognizer(other, processor).save(tmp_path / "other")
+    once = {"steps": 1, "batch_size": 2, "workers": 0, "evaluate_every": 1}
+    train_by_recipe(
+        read_training_recipe(write(tmp_path, vocabulary_from="other", training=once)), tmp_path, tmp_path / "run"
+    )
+    trained = load(tmp_path / "run" / "model")
+    assert trained.processor.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert trained.model.config.vocab_size == other.config.vocab_size
+    with pytest.raises(SottoError, match="vocabulary_from is for a new model; a base brings its own"):
+        read_training_recipe(write(tmp_path, new=None, base="some/whisper", vocabulary_from="other"))
+    Recognizer(*tiny_whisper(window_seconds=2.0, languages=("hi",))).save(tmp_path / "other")
+    with pytest.raises(
+        SottoError, match="its tokens are not those of a Whisper of 1 s that knows en; take one with the"
+    ):
+        run_training(
+            read_training_recipe(write(tmp_path, vocabulary_from="other", training=once)),
+            tmp_path,
+            tmp_path / "again",
+            lambda name: load(tmp_path / name),
+        )
+
+
 def test_weights_that_hardly_fit_are_refused(tmp_path: Path, clips: Path) -> None:
     recognizer = Recognizer(*tiny_whisper())  # twice as wide
     with pytest.raises(SottoError, match="weights_from: 'other' fits less than half of the new model"):

@@ -85,6 +85,9 @@ class TrainingRecipe:
     weights_from: str | None = None
     """a checkpoint whose weights the new model takes over where they have the same name and shape: one of another
     language, say, whose vocabulary is another"""
+    vocabulary_from: str | None = None
+    """a checkpoint whose vocabulary the new model has, in place of one learnt from the transcripts: that of a model
+    which is to teach it, say"""
     normalizer: str | None = None
     objectives: tuple[Any, ...] = ()
 
@@ -93,6 +96,8 @@ class TrainingRecipe:
             raise SottoError("give either base (a checkpoint) or new (the dimensions of a new model)")
         if self.weights_from is not None and self.new is None:
             raise SottoError("weights_from is for a new model; a base brings all of its weights")
+        if self.vocabulary_from is not None and self.new is None:
+            raise SottoError("vocabulary_from is for a new model; a base brings its own")
 
 
 def read_training_recipe(path: Path) -> TrainingRecipe:
@@ -186,7 +191,8 @@ def run_training(
         base = opened(recipe.base)
         model, processor = base.model, base.processor
     else:
-        model, processor = build_new(recipe, root)
+        known = opened(recipe.vocabulary_from).processor.tokenizer if recipe.vocabulary_from else None
+        model, processor = build_new(recipe, root, known)
         if recipe.weights_from:
             take_over(model, opened(recipe.weights_from).model, recipe.weights_from)
     family = family_of(model.config)(model, processor)
@@ -211,12 +217,12 @@ def run_training(
     return model, processor, log
 
 
-def build_new(recipe: TrainingRecipe, root: Path) -> tuple[PreTrainedModel, Any]:
-    """A new model with a vocabulary learnt from the training transcripts."""
+def build_new(recipe: TrainingRecipe, root: Path, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
+    """A new model, with a vocabulary learnt from the training transcripts where no tokenizer is given."""
     written = get_normalizer(recipe.data.transcripts)
     sources = open_sources(recipe.data, root)
     texts = [written(reference.text) for source in sources for reference in source.references if reference.text]
-    return new_models.handler(recipe.new)(recipe.new, texts, recipe.training.seed)
+    return new_models.handler(recipe.new)(recipe.new, texts, recipe.training.seed, tokenizer)
 
 
 def take_over(model: PreTrainedModel, other: PreTrainedModel, name: str) -> None:

@@ -88,9 +88,16 @@ def new_tokenizer(config: NewParakeet, texts: Iterable[str]) -> ParakeetTokenize
 
 
 @new_models.register("parakeet", NewParakeet)
-def build(config: NewParakeet, texts: Iterable[str], seed: int) -> tuple[ParakeetForCTC, ParakeetProcessor]:
-    """Random weights, sized for the vocabulary that is learnt from `texts`."""
-    tokenizer = new_tokenizer(config, texts)
+def build(
+    config: NewParakeet, texts: Iterable[str], seed: int, tokenizer: Any = None
+) -> tuple[ParakeetForCTC, ParakeetProcessor]:
+    """Random weights, sized for the vocabulary, which is learnt from `texts` where no tokenizer is given.
+
+    Raises SottoError for a tokenizer of another family.
+    """
+    if tokenizer is not None and not isinstance(tokenizer, ParakeetTokenizer):
+        raise SottoError("vocabulary_from: its tokens are not those of a Parakeet; take the vocabulary of one")
+    tokenizer = tokenizer or new_tokenizer(config, texts)
     extractor = ParakeetFeatureExtractor(feature_size=config.mel_bins)
     torch.manual_seed(seed)
     encoder = {

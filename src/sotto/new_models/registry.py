@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 
 from sotto.registry import Registry
 
-Build = Callable[[Any, Iterable[str], int], tuple[PreTrainedModel, Any]]
-"""(configuration, training texts, seed) -> (model, processor); the vocabulary is learnt from the texts"""
+Build = Callable[[Any, Iterable[str], int, Any], tuple[PreTrainedModel, Any]]
+"""(configuration, training texts, seed, tokenizer) -> (model, processor); where the tokenizer is None, a vocabulary is
+learnt from the texts"""
 
 new_models: Registry[Build] = Registry("new model")

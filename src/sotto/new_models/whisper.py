@@ -110,15 +110,33 @@ def new_tokenizer(config: NewWhisper, texts: Iterable[str]) -> WhisperTokenizer:
     return tokenizer
 
 
-def new_processor(config: NewWhisper, texts: Iterable[str]) -> WhisperProcessor:
-    """The tokenizer trained on `texts` and a log-mel feature extractor for the window."""
+def new_processor(config: NewWhisper, texts: Iterable[str], tokenizer: Any = None) -> WhisperProcessor:
+    """A tokenizer, trained on `texts` where none is given, and a log-mel feature extractor for the window.
+
+    Raises SottoError for a tokenizer of another family, window or language.
+    """
+    if tokenizer is not None:
+        check_tokenizer(config, tokenizer)
     extractor = WhisperFeatureExtractor(feature_size=config.mel_bins, chunk_length=round(config.window_seconds))
-    return WhisperProcessor(extractor, new_tokenizer(config, texts))
+    return WhisperProcessor(extractor, tokenizer or new_tokenizer(config, texts))
+
+
+def check_tokenizer(config: NewWhisper, tokenizer: Any) -> None:
+    known = tokenizer.get_vocab()
+    names = [f"<|{name}|>" for name in config.languages]
+    last, beyond = (f"<|{config.window_seconds + more:.2f}|>" for more in (0.0, TIME_STEP))
+    if any(token not in known for token in ("<|startoftranscript|>", last, *names)) or beyond in known:
+        raise SottoError(
+            f"vocabulary_from: its tokens are not those of a Whisper of {config.window_seconds:g} s that knows "
+            f"{', '.join(config.languages)}; take one with the same window and languages"
+        )
 
 
 @new_models.register("whisper", NewWhisper)
-def build(config: NewWhisper, texts: Iterable[str], seed: int) -> tuple[WhisperForConditionalGeneration, Any]:
-    processor = new_processor(config, texts)
+def build(
+    config: NewWhisper, texts: Iterable[str], seed: int, tokenizer: Any = None
+) -> tuple[WhisperForConditionalGeneration, Any]:
+    processor = new_processor(config, texts, tokenizer)
     return new_model(config, processor.tokenizer, seed), processor
 
 
