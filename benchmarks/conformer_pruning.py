@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import ParakeetForCTC
 
-from pruning_bench import Bench, line_of, opened, parser_for, row_of
+from pruning_bench import Bench, line_of, opened, parser_for, printed, row_of
 from results_file import write_results
 from sotto.checkpoint import Recognizer
 from sotto.methods import (
@@ -38,20 +38,7 @@ from sotto.new_models.parakeet import scale_start
 from sotto.side_by_side import SideBySide, Timing, benchmark
 from sotto.surgery import get_linear, linears_of
 
-TRAINED_BY = (
-    "model",
-    "train",
-    "validation",
-    "language",
-    "normalizer",
-    "steps",
-    "recovery",
-    "batch_size",
-    "learning_rate",
-    "gate_rate",
-    "precision",
-    "transcripts",
-)
+OWN_SETTINGS = ("recovery", "gate_rate")
 
 
 @dataclass(frozen=True)
@@ -147,11 +134,8 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")
     parser.add_argument("--rounds", type=int, default=3, help="of timing")
     arguments = parser.parse_args()
-    bench, settings = opened(arguments, TRAINED_BY)
-    found = []
-    for row in rows(bench, arguments):
-        found.append(row)
-        print(line(row), flush=True)
+    bench, settings = opened(arguments, OWN_SETTINGS)
+    found = printed(rows(bench, arguments), line)
     for row, speed in zip(found, speeds(bench, found, arguments.rounds), strict=True):
         latency = speed.numbers.latency
         assert latency is not None

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from pruning_bench import Bench, line_of, opened, parser_for, rates
+from pruning_bench import Bench, line_of, opened, parser_for, printed, rates
 from results_file import write_results
 from sotto.checkpoint import Recognizer, load
 from sotto.methods import (
@@ -31,20 +31,6 @@ from sotto.methods import (
 )
 from sotto.metrics.cost import bytes_on_disk, count_parameters
 from sotto.metrics.errors import ErrorReport
-
-TRAINED_BY = (
-    "model",
-    "teacher",
-    "train",
-    "validation",
-    "language",
-    "normalizer",
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "precision",
-    "transcripts",
-)
 
 
 def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
@@ -124,11 +110,8 @@ def main() -> None:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--ways", nargs="*", choices=list(ways("", 1)), help="those to measure; all, where not given")
     arguments = parser.parse_args()
-    bench, settings = opened(arguments, TRAINED_BY)
-    measured = []
-    for row in rows(bench, arguments):
-        measured.append(row)
-        print(line(row), flush=True)
+    bench, settings = opened(arguments, ("teacher",))
+    measured = printed(rows(bench, arguments), line)
     print(write_results(f"distillation-{arguments.name}", {"settings": settings, "rows": measured}))
 
 

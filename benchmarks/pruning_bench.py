@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,20 @@ from sotto.report.formats import points, rate
 from sotto.side_by_side import Timing, visit
 from sotto.text import Normalizer, get_normalizer
 from sotto.training import Training
+
+TRAINED_BY = (
+    "model",
+    "train",
+    "validation",
+    "language",
+    "normalizer",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "precision",
+    "transcripts",
+)
+"""The settings that what is trained depends on, in every benchmark."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +132,15 @@ def row_of(
 
 def rates(raw: ErrorReport, raw_before: ErrorReport | None, normalizer: Normalizer) -> dict[str, Any]:
     """Error rates after `normalizer`, and what they are above those before, with 95 % intervals."""
-    report, against = read_by(raw, normalizer), None
-    if raw_before is not None:
-        difference = compare(read_by(raw_before, normalizer), report)
+    before = read_by(raw_before, normalizer) if raw_before is not None else None
+    return error_rates(read_by(raw, normalizer), before)
+
+
+def error_rates(report: ErrorReport, before: ErrorReport | None) -> dict[str, Any]:
+    """Error rates, and what they are above those before, with 95 % intervals."""
+    against = None
+    if before is not None:
+        difference = compare(before, report)
         against = {
             "wer": difference.wer_difference,
             "interval": ends(difference.wer_interval),
@@ -173,9 +193,12 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
 
 
 def opened(
-    arguments: argparse.Namespace, trained_by: Sequence[str], memory: bool = False
+    arguments: argparse.Namespace, own_settings: Sequence[str], memory: bool = False
 ) -> tuple[Bench, dict[str, Any]]:
-    """The bench, and all settings as they are written down. `trained_by` names those that what is kept depends on."""
+    """The bench, and all settings as they are written down.
+
+    `own_settings` names those of one benchmark that what is trained depends on too.
+    """
     training = Training(
         steps=arguments.steps,
         batch_size=arguments.batch_size,
@@ -186,7 +209,7 @@ def opened(
         precision=arguments.precision,
     )
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    check_folder(arguments.folder, {key: settings[key] for key in trained_by})
+    check_folder(arguments.folder, {key: settings[key] for key in (*TRAINED_BY, *own_settings)})
     bench = Bench(
         arguments.model,
         DataConfig(arguments.train),
@@ -205,9 +228,23 @@ def opened(
 
 def line_of(row: dict[str, Any], *cells: str) -> str:
     """A row of a table: the way, `cells`, bytes, WER, and its difference from the dense model."""
-    against, change = row["against_dense"], ""
-    if against is not None:
-        low, high = (100 * edge for edge in against["interval"])
-        change = f"{points(against['wer'])} ({low:+.1f} to {high:+.1f})"
     size = f"{row['bytes'] / 1e6:.2f} MB"
-    return f"| {' | '.join((row['way'], *cells, size, rate(row['wer']), change))} |"
+    return f"| {' | '.join((row['way'], *cells, size, rate(row['wer']), change_of(row)))} |"
+
+
+def change_of(row: dict[str, Any]) -> str:
+    """The difference in WER with its interval, empty where there is none."""
+    against = row["against_dense"]
+    if against is None:
+        return ""
+    low, high = (100 * edge for edge in against["interval"])
+    return f"{points(against['wer'])} ({low:+.1f} to {high:+.1f})"
+
+
+def printed(rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
+    """All rows, each printed once it is measured."""
+    found = []
+    for row in rows:
+        found.append(row)
+        print(line(row), flush=True)
+    return found

@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pruning_bench import change_of, error_rates
 from results_file import write_results
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.decoding import Decoding
 from sotto.measurement import evaluate, measure_speeds
 from sotto.methods import Quantization, StepContext, methods
-from sotto.metrics.cost import bytes_on_disk, packed_bytes
-from sotto.metrics.errors import ErrorReport, compare
-from sotto.report.formats import points, rate
+from sotto.metrics.cost import bytes_on_disk, ideal_bytes
+from sotto.metrics.errors import ErrorReport
+from sotto.report.formats import rate
 from sotto.text import get_normalizer
 
 
@@ -80,31 +81,15 @@ def main() -> None:
 def row_of(
     name: str, recognizer: Recognizer, folder: Path, report: ErrorReport, before: ErrorReport | None
 ) -> dict[str, Any]:
-    difference = None if before is None else compare(before, report)
-    return {
-        "way": name,
-        "wer": report.wer,
-        "wer_interval": [report.wer_interval.low, report.wer_interval.high],
-        "against_dense": None
-        if difference is None
-        else {
-            "wer": difference.wer_difference,
-            "interval": [difference.wer_interval.low, difference.wer_interval.high],
-        },
-        "bytes": bytes_on_disk(folder),
-        "packed_bytes": packed_bytes(recognizer.model, 2),
-    }
+    sizes = {"bytes": bytes_on_disk(folder), "packed_bytes": ideal_bytes(recognizer.model, 2)}
+    return {"way": name, **error_rates(report, before), **sizes}
 
 
 def line(row: dict[str, Any]) -> str:
     """A row of a table in the docs."""
-    change = ""
-    if row["against_dense"] is not None:
-        low, high = (100 * edge for edge in row["against_dense"]["interval"])
-        change = f"{points(row['against_dense']['wer'])} ({low:+.1f} to {high:+.1f})"
     times = [f"{value:.1f} ms" if value is not None else "" for value in row.get("milliseconds", {}).values()]
     size = f"{row['bytes'] / 1e6:.2f} MB ({row['bytes'] / row['packed_bytes']:.2f})"
-    return f"| {' | '.join([row['way'], rate(row['wer']), change, size, *times])} |"
+    return f"| {' | '.join([row['way'], rate(row['wer']), change_of(row), size, *times])} |"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from pruning_bench import Bench, line_of, opened, parser_for, row_of
+from pruning_bench import Bench, line_of, opened, parser_for, printed, row_of
 from results_file import write_results
 from sotto.checkpoint import Recognizer
 from sotto.methods import AdaptivePruning, MagnitudePruning, SparseGroupLasso, StepContext, methods
@@ -26,21 +26,7 @@ from sotto.methods.removal import remove_idle
 from sotto.metrics.errors import ErrorReport
 
 IMP_ROUNDS = 4
-TRAINED_BY = (
-    "model",
-    "train",
-    "validation",
-    "language",
-    "normalizer",
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "precision",
-    "transcripts",
-    "form",
-    "attention",
-    "feed_forward",
-)
+OWN_SETTINGS = ("form", "attention", "feed_forward")
 
 
 def lasso(weight: float, arguments: argparse.Namespace) -> SparseGroupLasso:
@@ -139,11 +125,8 @@ def main() -> None:
     parser.add_argument("--encoder-only", action="store_true", help="for a CTC model")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     arguments = parser.parse_args()
-    bench, settings = opened(arguments, TRAINED_BY, arguments.memory)
-    found = []
-    for row in rows(bench, arguments):
-        found.append(row)
-        print(line(row), flush=True)
+    bench, settings = opened(arguments, OWN_SETTINGS, arguments.memory)
+    found = printed(rows(bench, arguments), line)
     print(write_results(f"structured-sparsity-{arguments.name}", {"settings": settings, "rows": found}))
 
 

@@ -276,17 +276,29 @@ def test_a_recipe_in_two_processes_gives_what_it_gives_in_one(tmp_path: Path) ->
         assert shared[name].shape == tensor.shape, name
 
 
-GATES = """
+WEIGHTS = """
 import sys
 from pathlib import Path
-import torch
 from accelerate import PartialState
+from safetensors.torch import save_file
 sys.path.insert(0, sys.argv[1])
-from test_distributed import gated
+import test_distributed
 
-found = gated(Path(sys.argv[2]))
-torch.save(found, Path(sys.argv[2]) / f"{PartialState().process_index}.pt")
+found = getattr(test_distributed, sys.argv[3])(Path(sys.argv[2]))
+apart = {name: tensor.clone() for name, tensor in found.items()}
+save_file(apart, Path(sys.argv[2]) / f"{PartialState().process_index}.safetensors")
 """
+
+
+def in_each_process(folder: Path, function: str) -> dict[str, torch.Tensor]:
+    """The weights that a function of this file gives for `folder` in each of two processes, which must be the same."""
+    (folder / "script.py").write_text(WEIGHTS)
+    launch(str(folder / "script.py"), str(Path(__file__).parent), str(folder), function)
+    first, second = (load_file(folder / f"{index}.safetensors") for index in range(2))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=0, msg=name)
+    return first
 
 
 def gated(folder: Path) -> dict[str, torch.Tensor]:
@@ -311,27 +323,9 @@ def test_two_processes_learn_the_same_gates(tmp_path: Path) -> None:
     write_folder(tmp_path / "eight", WORDS, SECONDS)
     dense = recognizer("parakeet")
     dense.save(tmp_path / "dense")
-    (tmp_path / "script.py").write_text(GATES)
-    launch(str(tmp_path / "script.py"), str(Path(__file__).parent), str(tmp_path))
-    first, second = (torch.load(tmp_path / f"{index}.pt") for index in range(2))
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, rtol=0, atol=0, msg=name)
+    first = in_each_process(tmp_path, "gated")
     before = dense.model.state_dict()
     assert sum(tensor.numel() for tensor in first.values()) < 0.75 * sum(tensor.numel() for tensor in before.values())
-
-
-GUIDED = """
-import sys
-from pathlib import Path
-import torch
-from accelerate import PartialState
-sys.path.insert(0, sys.argv[1])
-from test_distributed import guided
-
-found = guided(Path(sys.argv[2]))
-torch.save(found, Path(sys.argv[2]) / f"{PartialState().process_index}.pt")
-"""
 
 
 def guided(folder: Path) -> dict[str, torch.Tensor]:
@@ -358,10 +352,6 @@ def test_two_processes_learn_the_same_of_a_teacher(tmp_path: Path) -> None:
     stack = teacher.architecture.stack("decoder")
     narrow_ffn(teacher.model, stack, 0, stack.feed_forwards[0], range(100))
     teacher.save(tmp_path / "teacher")
-    (tmp_path / "script.py").write_text(GUIDED)
-    launch(str(tmp_path / "script.py"), str(Path(__file__).parent), str(tmp_path))
-    first, second = (torch.load(tmp_path / f"{index}.pt") for index in range(2))
     alone = guided(tmp_path)
-    for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, rtol=0, atol=0, msg=name)
+    for name, tensor in in_each_process(tmp_path, "guided").items():
         torch.testing.assert_close(alone[name], tensor, rtol=1e-2, atol=1e-3, msg=name)

@@ -17,6 +17,8 @@ from sotto.data import ClipSource, DataConfig
 from sotto.data.hub import HubListing
 from sotto.errors import SottoError
 from sotto.examples import ClipExamples, SplicedExamples
+from sotto.new_models import new_models
+from sotto.new_models.parakeet import NewParakeet
 from sotto.new_models.whisper import NewWhisper
 from sotto.objectives import EncoderCtc
 from sotto.training import Training
@@ -29,7 +31,7 @@ from sotto.training_recipe import (
     run_training,
     train_by_recipe,
 )
-from tones import RATE, open_folder, tiny_whisper, write_folder
+from tones import PITCHES, RATE, open_folder, tiny_whisper, write_folder
 
 NEW = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "attention_heads": 2, "window_seconds": 1}
 RECIPE: dict[str, Any] = {
@@ -374,6 +376,17 @@ def test_a_new_model_has_the_vocabulary_of_a_checkpoint(tmp_path: Path, clips: P
             tmp_path / "again",
             lambda name: load(tmp_path / name),
         )
+
+
+def test_a_new_conformer_takes_the_vocabulary_of_a_conformer() -> None:
+    config = NewParakeet(hidden_size=16, layers=1, attention_heads=2, subsampling_channels=8, vocabulary=40)
+    build = new_models.handler(config)
+    _, processor = build(config, list(PITCHES), 0, None)
+    model, other = build(config, ["nothing of these"], 0, processor.tokenizer)
+    assert other.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert model.config.vocab_size == len(processor.tokenizer)
+    with pytest.raises(SottoError, match="its tokens are not those of a Parakeet; take the vocabulary of one"):
+        build(config, list(PITCHES), 0, tiny_whisper()[1].tokenizer)
 
 
 def test_weights_that_hardly_fit_are_refused(tmp_path: Path, clips: Path) -> None:

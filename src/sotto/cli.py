@@ -117,7 +117,7 @@ def compress(
         "data": {role: given(data) for role, data in roles.items() if data},
         "steps": [
             *([{"low_rank": given(choices)}] if low_rank else []),
-            *([{"quantization": {"bits": quantize}}] if quantize else []),
+            *([{"quantization": {"bits": quantize}}] if quantize is not None else []),
         ],
     }
     if Path(base).suffix in (".yaml", ".yml"):

@@ -11,11 +11,6 @@ from torch import nn
 from sotto.quantization_math import blocks_of, from_codes, int8_product, pack_pairs, unpack_pairs
 
 
-def multiplies_whole_numbers(x: torch.Tensor) -> bool:
-    """Whether products with `x` are taken in whole numbers where that is asked for: on the CPU."""
-    return x.device.type in ("cpu", "meta")
-
-
 class QuantizedWeight(nn.Module):
     """A matrix (outputs, inputs) in `bits` bits, with the scales (outputs, blocks) of its rows.
 
@@ -58,6 +53,16 @@ class QuantizedWeight(nn.Module):
         """(outputs, inputs): what a plain layer would hold."""
         return from_codes(self.codes, self.scale)
 
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None, dynamic: bool) -> torch.Tensor:
+        """`x` (..., inputs) times the weights, plus the bias: (..., outputs).
+
+        Where `dynamic`, in whole numbers: on the CPU, and where no gradient is asked for.
+        """
+        if not dynamic or x.requires_grad or x.device.type not in ("cpu", "meta"):
+            return nn.functional.linear(x, self.weight, bias)
+        product = int8_product(x, self.codes, self.scale)
+        return product if bias is None else product + bias
+
 
 class QuantizedLinear(QuantizedWeight):
     """A linear with quantized weights.
@@ -92,10 +97,7 @@ class QuantizedLinear(QuantizedWeight):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.columns is not None:
             x = x.index_select(-1, self.columns)
-        if not self.dynamic or x.requires_grad or not multiplies_whole_numbers(x):
-            return nn.functional.linear(x, self.weight, self.bias)
-        product = int8_product(x, self.codes, self.scale)
-        return product if self.bias is None else product + self.bias
+        return self.product(x, self.bias, self.dynamic)
 
 
 class QuantizedEmbedding(QuantizedWeight):
@@ -117,9 +119,7 @@ class TiedHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (embedding,) = self.embedding
-        if not self.dynamic or x.requires_grad or not multiplies_whole_numbers(x):
-            return nn.functional.linear(x, embedding.weight)
-        return int8_product(x, embedding.codes, embedding.scale)
+        return embedding.product(x, None, self.dynamic)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 import distillation
 import results_file
 from sotto.checkpoint import Recognizer
+from sotto.data import ClipSource
 from tones import PITCHES, tiny_whisper, write_folder
 
 
@@ -22,12 +23,19 @@ def test_every_way_is_trained_once_and_measured(
     folders = [f"--{role}={tmp_path / role}" for role in ("train", "validation", "test", "folder", "teacher")]
     words = [*folders, f"--model={tmp_path / 'student'}", "--language=en", "--normalizer=basic", "--name=tones"]
     short = ["--steps=1", "--batch-size=2", "--precision=fp32", "--beside", "none"]
-    # transcripts of an untrained teacher may all loop; those of Distil-Whisper are its own in this test
-    monkeypatch.setattr("sotto.methods.fine_tuning.transcribed", lambda source, *_: source)
+    asked: list[Path] = []
+
+    def transcribed(source: ClipSource, teacher: Any, language: str, path: Path, *_: Any) -> ClipSource:
+        asked.append(path.parents[1])
+        return source  # an untrained teacher's transcripts may all loop
+
+    monkeypatch.setattr("sotto.methods.fine_tuning.transcribed", transcribed)
     monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short])
     distillation.main()
     rows: list[dict[str, Any]] = json.loads((tmp_path / "results" / "distillation-tones.json").read_text())["rows"]
     ways = distillation.ways("teacher", 1)
+    assert len(asked) == sum(name.startswith("Distil-Whisper") for name in ways) == 2
+    assert all("Distil-Whisper" in str(folder) for folder in asked)
     assert list(dict.fromkeys(row["way"] for row in rows)) == ["teacher", "student, trained directly", *ways]
     by_kind = {(row["way"], row["kind"]): row for row in rows}
     assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 4

@@ -1,6 +1,5 @@
 """Guided distillation: what counts, who learns, which layers are chosen, and teachers that cannot be."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from sotto.objectives import Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.surgery import drop_module, narrow_ffn
+from stopped_runs import stopped_in_training
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
 AUDIO = [square_wave(300, 0.9), square_wave(700, 0.5)]
@@ -251,10 +251,7 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
     base = load(tmp_path / "student").model
     assert torch.equal(trained.model.encoder.layers[0].fc1.weight, base.model.encoder.layers[0].fc1.weight)
     assert not torch.equal(trained.model.decoder.layers[0].fc1.weight, base.model.decoder.layers[0].fc1.weight)
-    shutil.copytree(tmp_path / "run", tmp_path / "parts")
-    for done in ("model", "steps/1-fine_tuning/model", "steps/1-fine_tuning/work/checkpoint-4", "steps/2-quantization"):
-        shutil.rmtree(tmp_path / "parts" / done)
-    (tmp_path / "parts" / "steps" / "1-fine_tuning" / "numbers.json").unlink()
+    stopped_in_training(tmp_path / "run", tmp_path / "parts", 4)
     carry_out(parsed, tmp_path, tmp_path / "parts", print)  # from the checkpoint after two steps, half of it rounded
     resumed = load(tmp_path / "parts" / "steps" / "1-fine_tuning" / "model").model
     for name, weight in trained.state_dict().items():

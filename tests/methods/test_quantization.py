@@ -16,7 +16,7 @@ from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.measurement import evaluate, measure_cost
 from sotto.methods import FineTuning, Quantization, StepContext, methods
-from sotto.metrics.cost import bytes_on_disk, count_parameters, encoder_flops, packed_bytes
+from sotto.metrics.cost import bytes_on_disk, count_parameters, encoder_flops, ideal_bytes
 from sotto.quantized_layers import QuantizedEmbedding, QuantizedLinear, TiedHead, floating_products
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
@@ -117,9 +117,9 @@ def test_bytes_on_disk_are_those_of_the_codes_scales_and_what_floats(tmp_path: P
         found = plain.copy()
         notes = apply(found, config)
         size = bytes_on_disk(found.save(tmp_path / "model", "float16"))
-        assert packed_bytes(found.model, 2) < size < 1.06 * packed_bytes(found.model, 2)  # names in the header
+        assert ideal_bytes(found.model, 2) < size < 1.06 * ideal_bytes(found.model, 2)  # names in the header
         assert size < 0.62 * bytes_on_disk(plain.save(tmp_path / "plain", "float16"))
-        assert f"are {packed_bytes(found.model, 2) / 1e6:.2f} MB when ideally packed" in notes[-1]
+        assert f"are {ideal_bytes(found.model, 2) / 1e6:.2f} MB when ideally packed" in notes[-1]
 
 
 def test_the_bundled_recogniser_hears_as_before_in_8_bits(tmp_path: Path) -> None:

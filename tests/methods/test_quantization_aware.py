@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from sotto.quantization_math import fake_quantized
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.surgery import factor, parts_of
+from stopped_runs import stopped_in_training
 from tones import PITCHES, write_folder
 
 SHORT: dict[str, Any] = {"batch_size": 2, "workers": 0, "learning_rate": 1e-3, "log_every": 1}
@@ -106,10 +106,7 @@ def test_training_for_quantization_and_quantization_in_one_recipe(architecture: 
     with built(trained, **places).attached(trained.model):
         torch.testing.assert_close(scores(trained), scores(rounded), rtol=1e-3, atol=1e-3)
     assert not torch.equal(scores(trained), scores(load(tmp_path / "base")))
-    shutil.copytree(tmp_path / "run", tmp_path / "parts")
-    for done in ("model", "steps/1-fine_tuning/model", "steps/1-fine_tuning/work/checkpoint-4", "steps/2-quantization"):
-        shutil.rmtree(tmp_path / "parts" / done)
-    (tmp_path / "parts" / "steps" / "1-fine_tuning" / "numbers.json").unlink()
+    stopped_in_training(tmp_path / "run", tmp_path / "parts", 4)
     carry_out(parsed, tmp_path, tmp_path / "parts", print)
     resumed = load(tmp_path / "parts" / "steps" / "1-fine_tuning" / "model")
     for name, weight in trained.model.state_dict().items():

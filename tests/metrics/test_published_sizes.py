@@ -1,30 +1,14 @@
 import pytest
-import torch
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from published_whisper import published
 from sotto.metrics.published_sizes import whisper_kdq_bytes
 
 MEBIBYTE = 2**20
 
 
-def whisper(width: int, layers: int, heads: int) -> WhisperForConditionalGeneration:
-    config = WhisperConfig(
-        vocab_size=51865,
-        d_model=width,
-        encoder_layers=layers,
-        decoder_layers=layers,
-        encoder_attention_heads=heads,
-        decoder_attention_heads=heads,
-        encoder_ffn_dim=4 * width,
-        decoder_ffn_dim=4 * width,
-    )
-    with torch.device("meta"):
-        return WhisperForConditionalGeneration(config)
-
-
 def test_the_published_ratios_come_out_of_the_rule() -> None:
     """The paper prints 5.18x and 10.48x: the sizes of its models, rounded to MiB, divided by one another."""
-    small, base, tiny = whisper(768, 12, 12), whisper(512, 6, 8), whisper(384, 4, 6)
+    small, base, tiny = (published(name) for name in ("small", "base", "tiny"))
     teacher = whisper_kdq_bytes(small) / MEBIBYTE
     students = [whisper_kdq_bytes(model, 8) / MEBIBYTE for model in (base, tiny)]
     assert [round(size) for size in (teacher, *students)] == [461, 89, 44]

@@ -21,6 +21,7 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.families import Family, family_of
 from sotto.methods.layer_matching import Match, identical, ordered
+from sotto.methods.layer_states import hooked
 from sotto.methods.teaching import counted_positions, divergence_of_scores, hearing_alike, open_teacher
 from sotto.objectives import Objective, Setting, objectives
 from sotto.surgery import layer_path, structure_of
@@ -132,26 +133,19 @@ def width_of(family: Family, stack: Stack) -> int:
 def keeping_outputs(model: Any, stacks: Sequence[Stack], kept: Outputs) -> Iterator[None]:
     """While this lasts, `kept` has the outputs of the layers of every stack in the model's last pass."""
 
-    def forget(*_: Any) -> None:
-        kept.clear()
-
     def keeping(name: str, index: int) -> Any:
         def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
             kept.setdefault(name, {})[index] = output[0] if isinstance(output, tuple) else output
 
         return hook
 
-    handles = [
-        model.get_submodule(layer_path(stack, index)).register_forward_hook(keeping(stack.name, index))
+    hooks = {
+        layer_path(stack, index): keeping(stack.name, index)
         for stack in stacks
         for index in range(len(model.get_submodule(stack.layers)))
-    ]
-    handles.append(model.register_forward_pre_hook(forget))
-    try:
+    }
+    with hooked(model, hooks, kept):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @objectives.register("layerwise_distillation", LayerwiseDistillation)

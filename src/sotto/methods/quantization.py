@@ -12,7 +12,7 @@ from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.method import StepContext, methods
 from sotto.methods.quantized_places import QuantizedPlaces
-from sotto.metrics.cost import packed_bytes
+from sotto.metrics.cost import ideal_bytes
 from sotto.quantization_math import rounding_error, scale_of, to_codes
 from sotto.structure import Quantized
 from sotto.surgery import Codes, parts_of, quantize_embedding, quantize_linear, tied_embedding
@@ -68,7 +68,7 @@ def apply_quantization(recognizer: Recognizer, config: Quantization, context: St
         notes.append(f"the table of tokens in {config.stored_table.bits} bits; {error_note([error])}")
     for (stack, index, name), own in zip(places, parts, strict=True):
         quantize_linear(model, stack, index, name, {path: codes[path] for path in own}, config.stored)
-    size = packed_bytes(model, 2) / 1e6
+    size = ideal_bytes(model, 2) / 1e6
     return [*notes, f"with 16 bits for all else, the weights are {size:.2f} MB when ideally packed"]
 
 

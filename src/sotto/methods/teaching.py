@@ -18,13 +18,12 @@ from sotto.objectives import Setting
 
 
 def open_teacher(name: str, setting: Setting, method: str) -> Family:
-    """The checkpoint `name`, on the student's device, for `method` as it stands in messages.
+    """The checkpoint `name`, for `method` as it stands in messages.
 
     Raises SottoError for a teacher of another family or with another vocabulary.
     """
     student = setting.family
     teacher = setting.open(name).family
-    teacher.model.to(student.model.device)
     if architecture_of(teacher.model.config).name != architecture_of(student.model.config).name:
         raise SottoError(f"{method}: the teacher '{name}' is of another family than the student")
     if vocabulary(teacher) != vocabulary(student):

@@ -50,7 +50,7 @@ def count_parameters(model: PreTrainedModel) -> Parameters:
     encoder = _encoder(model)
     fixed = {id(p) for name, p in encoder.named_parameters() if name.startswith("embed_positions.")}
     counted = {key: weights for key, weights in weights_of(model).items() if key not in fixed}
-    in_encoder = weights_of(encoder).keys()
+    in_encoder = {id(part) for part in (*encoder.parameters(), *encoder.modules())}
     total = sum(weights.numel() for weights in counted.values())
     encoder_total = sum(weights.numel() for key, weights in counted.items() if key in in_encoder)
     nonzero = sum(w.numel() if w.is_meta else int(torch.count_nonzero(w)) for w in counted.values())
@@ -58,7 +58,7 @@ def count_parameters(model: PreTrainedModel) -> Parameters:
 
 
 def weights_of(module: nn.Module) -> dict[int, Tensor]:
-    """All parameters by identity, and the codes of quantized weights, which are no parameters of torch's.
+    """All parameters by identity, and the codes of quantized weights by that of their module: they are no parameters.
 
     Scales are not counted: they say how the weights are written down.
     """
@@ -69,7 +69,7 @@ def weights_of(module: nn.Module) -> dict[int, Tensor]:
     return found
 
 
-def packed_bytes(module: nn.Module, itemsize: int) -> int:
+def ideal_bytes(module: nn.Module, itemsize: int) -> int:
     """Bytes of the weights where every one took its bits and nothing else: scales and floating ones `itemsize` each."""
     quantized = [part for part in module.modules() if isinstance(part, QuantizedWeight)]
     codes = sum(part.codes.numel() * part.bits for part in quantized) // 8
