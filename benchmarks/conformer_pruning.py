@@ -7,23 +7,29 @@
 Every way is given the same number of training steps in all, and ends with the same recovery: gates train for `--steps`
 and recover for `--recovery`; what is pruned at once recovers for both together. What the model has learnt before is not
 counted: "smaller from nothing" has these steps alone, with random weights. WER is on the test clips, with paired
-differences from the dense model after as much training, and 95 % intervals. Parameters, FLOPs and latency are measured
-on what is saved; latency is the median of visits that take turns. What was trained is kept in `--folder`.
+differences from the dense model after as much training, and 95 % intervals; `beyond` is what a way's WER is above that
+of the first way at the same target, paired too. Latency is that of models of the same shapes, the median of visits that
+take turns. What was trained and measured is kept in `--folder`, so that a second call goes on, and calls with some of
+the `--ways` and targets can share the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import ParakeetForCTC
 
-from pruning_bench import Bench, line_of, opened, parser_for, printed, row_of
+from pruning_bench import Bench, Made, difference, line_of, opened, parser_for, printed, row_of
 from results_file import write_results
+from sotto.architectures import set_setting
+from sotto.auto_classes import classes_of, sotto_config
 from sotto.checkpoint import Recognizer
 from sotto.methods import (
     FineTuning,
@@ -84,25 +90,36 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
         found["smaller from nothing"] = Way(
             lambda target: [ImportancePruning(target)], alone, partial(untrained, bench)
         )
-    return {name: way for name, way in found.items() if not arguments.ways or name in arguments.ways}
+    return found
 
 
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    base = bench.base()
-    dense = bench.trained("dense", bench.fine_tuning(0, steps=arguments.steps + arguments.recovery))
-    before = bench.errors_of(dense)
-    yield row_of(bench, "dense", dense, dense, before, before) | {"folder": "dense"}
+    all_ways = ways(bench, arguments, bench.base())
+    unknown = set(arguments.ways) - set(all_ways)
+    if unknown:
+        raise SystemExit(f"unknown ways: {', '.join(sorted(unknown))}; known: {', '.join(all_ways)}")
+    found = []
     for target in arguments.targets:
-        for name, way in ways(bench, arguments, base).items():
+        for name in arguments.ways or all_ways:
             folder = f"{name.replace(', ', '-').replace(' ', '-').lower()}-{target:g}"
-            recognizer = pruned(bench, folder, way, target)
-            row = row_of(bench, name, recognizer, dense, bench.errors_of(recognizer), before)
-            yield row | {"target": target, "folder": folder}
+            make = partial(pruned, bench, folder, all_ways[name], target)
+            found.append((name, target, bench.measured(f"{folder}-measured", make)))
+    whole = bench.fine_tuning(0, steps=arguments.steps + arguments.recovery)
+    dense = bench.measured("dense-measured", lambda: (bench.trained("dense", whole), ()))
+    yield row_of(bench, "dense", dense, dense) | {"structure": dense.structure}
+    first = next(iter(all_ways))
+    held_to = {target: own for name, target, own in found if name == first}
+    for name, target, own in found:
+        row = row_of(bench, name, own, dense) | {"target": target, "structure": own.structure}
+        if name != first and target in held_to:
+            ours = held_to[target].errors(bench.normalizer)
+            row["beyond"] = difference(ours, own.errors(bench.normalizer))
+        yield row
 
 
-def pruned(bench: Bench, folder: str, way: Way, target: float) -> Recognizer:
+def pruned(bench: Bench, folder: str, way: Way, target: float) -> Made:
     steps = [*way.prune(target), *([way.recovery] if way.recovery is not None else [])]
-    return bench.trained(folder, *steps, start=way.start)
+    return bench.trained(folder, *steps, start=way.start), ()
 
 
 def untrained(bench: Bench) -> Recognizer:
@@ -116,9 +133,22 @@ def untrained(bench: Bench) -> Recognizer:
 
 
 def speeds(bench: Bench, found: list[dict[str, Any]], rounds: int) -> list[SideBySide]:
-    """Latency over a window on two threads, of every row's model against the dense one."""
-    names = [str(bench.folder / row["folder"] / "model") for row in found]
-    return benchmark(names, Timing(rounds=rounds, threads=2))
+    """Latency over a window on two threads, of models of the rows' shapes against the dense one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        names = [str(shaped(bench, row["structure"], Path(scratch) / str(index))) for index, row in enumerate(found)]
+        return benchmark(names, Timing(rounds=rounds, threads=2))
+
+
+def shaped(bench: Bench, structure: dict[str, Any], folder: Path) -> Path:
+    """A checkpoint of the shapes of a record, with random weights: time does not depend on what they are."""
+    base = bench.base()
+    config = sotto_config(base.model.config)
+    config.sotto = structure
+    for stack in base.architecture.stacks:
+        set_setting(config, stack.layer_count, len(structure["stacks"][stack.name]["layers"]))
+    torch.manual_seed(0)
+    model: Any = classes_of(config).model(config)
+    return Recognizer(model.eval(), base.processor).save(folder, dtype="float32")
 
 
 def line(row: dict[str, Any]) -> str:
@@ -132,15 +162,16 @@ def main() -> None:
     parser.add_argument("--gate-rate", type=float, default=0.1)
     parser.add_argument("--targets", type=float, nargs="*", default=[0.7, 0.5, 0.4, 0.3], help="shares that are left")
     parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")
-    parser.add_argument("--rounds", type=int, default=3, help="of timing")
+    parser.add_argument("--rounds", type=int, default=3, help="of timing; none: 0")
     arguments = parser.parse_args()
     bench, settings = opened(arguments, OWN_SETTINGS)
     found = printed(rows(bench, arguments), line)
-    for row, speed in zip(found, speeds(bench, found, arguments.rounds), strict=True):
+    timed = speeds(bench, found, arguments.rounds) if arguments.rounds else []
+    for row, speed in zip(found, timed, strict=bool(timed)):
         latency = speed.numbers.latency
         assert latency is not None
         row |= {"latency": latency.total, "speedup": speed.total_speedup}
-        print(f"{row['way']}, {row['folder']}: {1000 * latency.total:.1f} ms, {speed.total_speedup:.2f}x", flush=True)
+        print(f"{line(row)} {1000 * latency.total:.1f} ms, {speed.total_speedup:.2f}x", flush=True)
     print(write_results(f"conformer-pruning-{arguments.name}", {"settings": settings, "rows": found}))
 
 

@@ -8,7 +8,7 @@ Every way trains the same student for as many steps on the same clips. Each is m
 8 bits (inputs and the table of tokens too); those that trained for 4 bits also with these. The transcripts of
 Distil-Whisper are not filtered: a teacher that errs on most words would leave next to none.
 Differences in WER are from the student fine-tuned without a teacher, paired over the same clips, with 95 % intervals.
-What was trained is kept in `--folder`, so that a second call goes on.
+What was trained and measured is kept in `--folder`, so that a second call goes on.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from pruning_bench import Bench, line_of, opened, parser_for, printed, rates
+from pruning_bench import Bench, Made, Measured, line_of, opened, parser_for, printed, rates_of
 from results_file import write_results
-from sotto.checkpoint import Recognizer, load
+from sotto.checkpoint import load
 from sotto.methods import (
     DistilWhisper,
     GuidedDistillation,
@@ -29,8 +30,6 @@ from sotto.methods import (
     StepContext,
     methods,
 )
-from sotto.metrics.cost import bytes_on_disk, count_parameters
-from sotto.metrics.errors import ErrorReport
 
 
 def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
@@ -38,7 +37,7 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
     guided = GuidedDistillation(teacher)
     four = QuantizationAware(bits=4, scales="block", embedding_bits=8)
     return {
-        "fine-tuned only": (),
+        FINE_TUNED: (),
         "Distil-Whisper, weights of the paper": (DistilWhisper(teacher, "paper", freeze_encoder=False),),
         "Distil-Whisper, weights of the code": (DistilWhisper(teacher, "code", freeze_encoder=False),),
         "divergence alone": (replace(guided, layers=0.0),),
@@ -57,48 +56,57 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def stored_as(name: str) -> dict[str, Quantization | None]:
+KINDS: dict[str, Quantization | None] = {
+    "16 bits": None,
+    "8 bits": Quantization(embedding_bits=8),
+    "4 bits": Quantization(bits=4, scales="block", embedding_bits=8),
+}
+FINE_TUNED = "fine-tuned only"
+
+
+def kinds_of(name: str) -> list[str]:
     """Kinds of weights that a way is measured with."""
-    kinds: dict[str, Quantization | None] = {"16 bits": None, "8 bits": Quantization(embedding_bits=8)}
-    if "4 bits" in name or name in ("fine-tuned only", "guided, monotone"):
-        kinds["4 bits"] = Quantization(bits=4, scales="block", embedding_bits=8)
-    return kinds
+    has_four = "4 bits" in name or name in (FINE_TUNED, "guided, monotone")
+    return list(KINDS) if has_four else list(KINDS)[:2]
 
 
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The teacher and the student as they are, and every way with every kind of weights."""
-    found: dict[str, ErrorReport] = {}
-    for name, recognizer in (("teacher", load(arguments.teacher)), ("student, trained directly", bench.base())):
+
+    def dense(name: str) -> Made:
+        recognizer = load(name)
         recognizer.language = arguments.language
-        yield row_of(bench, name, "16 bits", recognizer, found)
-    for name, terms in ways(arguments.teacher, arguments.steps).items():
-        if name not in (arguments.ways or [name]):
-            continue
+        return recognizer, ()
+
+    for name, path in (("teacher", arguments.teacher), ("student, trained directly", bench.model)):
+        yield row_of(bench, name, "16 bits", bench.measured(folder_of(name), partial(dense, path)), None)
+    before = {kind: measured(bench, arguments, FINE_TUNED, kind) for kind in KINDS}
+    for name in arguments.ways or ways(arguments.teacher, arguments.steps):
+        for kind in kinds_of(name):
+            own = measured(bench, arguments, name, kind)
+            yield row_of(bench, name, kind, own, before[kind] if name != FINE_TUNED else None)
+
+
+def folder_of(name: str) -> str:
+    return name.replace(" ", "-").replace(",", "").lower()
+
+
+def measured(bench: Bench, arguments: argparse.Namespace, name: str, kind: str) -> Measured:
+    def make() -> Made:
         source = arguments.teacher if name.startswith("Distil-Whisper") else None
-        step = replace(bench.fine_tuning(0, *terms), transcripts_from=source)
-        trained = bench.trained(name.replace(" ", "-").replace(",", ""), step)
-        for kind, quantization in stored_as(name).items():
-            recognizer = trained.copy()
-            if quantization is not None:
-                methods.handler(quantization)(recognizer, quantization, StepContext(bench.folder))
-            yield row_of(bench, name, kind, recognizer, found)
+        terms = ways(arguments.teacher, arguments.steps)[name]
+        recognizer = bench.trained(folder_of(name), replace(bench.fine_tuning(0, *terms), transcripts_from=source))
+        quantization = KINDS[kind]
+        if quantization is None:
+            return recognizer, ()
+        return recognizer, methods.handler(quantization)(recognizer, quantization, StepContext(bench.folder))
+
+    return bench.measured(f"{folder_of(name)}-{kind.replace(' ', '-')}", make)
 
 
-def row_of(bench: Bench, way: str, kind: str, recognizer: Recognizer, found: dict[str, ErrorReport]) -> dict[str, Any]:
-    """`found` takes the errors of every kind of weights of the student that was fine-tuned only."""
-    report = bench.errors_of(recognizer)
-    before = found.get(kind)
-    if way == "fine-tuned only":
-        found[kind] = report
-    folder = recognizer.save(bench.folder / "measured", dtype="float16")
-    return {
-        "way": way,
-        "kind": kind,
-        "parameters": count_parameters(recognizer.model).total,
-        "bytes": bytes_on_disk(folder),
-        **rates(report, before, bench.normalizer),
-        "beside": {normalizer.name: rates(report, before, normalizer) for normalizer in bench.beside},
-    }
+def row_of(bench: Bench, way: str, kind: str, own: Measured, before: Measured | None) -> dict[str, Any]:
+    sizes = {"parameters": own.parameters, "bytes": own.bytes}
+    return {"way": way, "kind": kind, **sizes, **rates_of(bench, own, before)}
 
 
 def line(row: dict[str, Any]) -> str:

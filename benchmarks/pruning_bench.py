@@ -1,13 +1,20 @@
-"""What benchmarks of pruning share: a model and its clips, how it is trained and measured, and rows of results."""
+"""What benchmarks of training methods share: a model and its clips, how it is trained and measured, rows of results.
+
+What is trained and what is measured is kept in the benchmark's folder, so that a second call goes on, and several
+processes can share the work: each is given some of the ways, and a last call with all of them puts the rows together.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer, load
@@ -17,7 +24,8 @@ from sotto.measurement import evaluate, measure_cost
 from sotto.methods import FineTuning, StepContext, methods
 from sotto.metrics.errors import ErrorReport, Interval, compare, measure_errors
 from sotto.report.formats import points, rate
-from sotto.side_by_side import Timing, visit
+from sotto.side_by_side import Timing, benchmark
+from sotto.structure import to_json
 from sotto.text import Normalizer, get_normalizer
 from sotto.training import Training
 
@@ -32,8 +40,34 @@ TRAINED_BY = (
     "learning_rate",
     "precision",
     "transcripts",
+    "validation_samples",
 )
 """The settings that what is trained depends on, in every benchmark."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Numbers of one model, and what it wrote."""
+
+    parameters: int
+    nonzero: int
+    flops: int
+    """of encoder and decoder over one window"""
+    bytes: int
+    peak_memory: int | None
+    structure: dict[str, Any]
+    """its record: the shapes of all that is left"""
+    notes: Sequence[str]
+    transcripts: Sequence[tuple[str, str, str]]
+    """name, reference and hypothesis of every test clip, as they are"""
+
+    def errors(self, normalizer: Normalizer) -> ErrorReport:
+        names, references, hypotheses = zip(*self.transcripts, strict=True)
+        return measure_errors(names, references, hypotheses, normalizer)
+
+
+Made = tuple[Recognizer, Sequence[str]]
+"""A model, and notes of the steps that made it."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +84,10 @@ class Bench:
     folder: Path
     transcripts: str
     """name of the normaliser that gives what is learnt of the training transcripts"""
-    beside: tuple[Normalizer, ...]
+    beside: tuple[Normalizer, ...] = ()
     """by which the error rates are taken too, of the same transcripts"""
-    memory: bool
-    """whether each row has the peak memory of a process that loads and runs its model, which takes seconds a row"""
+    memory: bool = False
+    """whether the peak memory of a process that loads and runs a model is measured, which takes seconds for each"""
 
     def source(self, config: DataConfig) -> ClipSource:
         return open_data(config, sampling_rate=16_000)
@@ -75,14 +109,51 @@ class Bench:
     def trained(self, name: str, *steps: Any, start: Callable[[], Recognizer] | None = None) -> Recognizer:
         """The model, or what `start` gives, after steps that train; from disk where that is done."""
         folder = self.folder / name / "model"
-        if not folder.is_dir():
-            recognizer = (start or self.base)()
-            for number, step in enumerate(steps):
-                methods.handler(step)(recognizer, step, self.context(f"{name}/{number}"))
-            recognizer.save(folder, dtype="float32", packed=False)
+        with self.alone(name):
+            if not folder.is_dir():
+                recognizer = (start or self.base)()
+                for number, step in enumerate(steps):
+                    methods.handler(step)(recognizer, step, self.context(f"{name}/{number}"))
+                recognizer.save(folder, dtype="float32", packed=False)
         found = load(folder)
         found.language = self.language
         return found
+
+    def alone(self, name: str) -> FileLock:
+        """Held by the one process that makes what has that name; the others wait for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / f"{name}.lock")
+
+    def measured(self, name: str, make: Callable[[], Made]) -> Measured:
+        """What `make` gives, measured; from disk where that is done on the same clips."""
+        path = self.folder / f"{name}.json"
+        measured_on = asdict(self.test) | {"memory": self.memory}
+        with self.alone(f"{name}.json"):
+            if path.is_file():
+                stored = json.loads(path.read_text(encoding="utf-8"))
+                if stored.pop("measured_on") == measured_on:
+                    return Measured(**stored)
+            found = self.measure(*make())
+            path.write_text(json.dumps({"measured_on": measured_on, **asdict(found)}), encoding="utf-8")
+        return found
+
+    def measure(self, recognizer: Recognizer, notes: Sequence[str]) -> Measured:
+        with tempfile.TemporaryDirectory() as scratch:
+            saved = recognizer.save(Path(scratch) / "model", dtype="float16", packed=True)
+            cost = measure_cost(replace(recognizer, folder=saved), str(saved))
+            assert cost.bytes_on_disk is not None
+            peak = benchmark([str(saved)], Timing(1, 1))[0].numbers.peak_memory if self.memory else None
+        report = self.errors_of(recognizer, self.test, get_normalizer("none"))
+        return Measured(
+            cost.parameters.total,
+            cost.parameters.nonzero,
+            cost.encoder_flops + cost.decoder_flops,
+            cost.bytes_on_disk,
+            peak,
+            to_json(recognizer.structure),
+            notes,
+            [(clip.name, clip.reference, clip.hypothesis) for clip in report.per_clip],
+        )
 
     @property
     def learnt(self) -> dict[str, Any]:
@@ -95,64 +166,56 @@ class Bench:
         training = replace(self.training, seed=seed, steps=steps, evaluate_every=steps)
         return FineTuning(training, objectives=terms, **self.learnt)
 
-    def errors_of(self, recognizer: Recognizer) -> ErrorReport:
-        """Errors on the test clips in the texts as they are, from which those by any normalizer are found."""
-        return self.measured(recognizer, self.test, get_normalizer("none"))
-
     def validation_wer(self, recognizer: Recognizer) -> float:
-        return self.measured(recognizer, self.validation, self.normalizer).wer
+        return self.errors_of(recognizer, self.validation, self.normalizer).wer
 
-    def measured(self, recognizer: Recognizer, clips: DataConfig, normalizer: Normalizer) -> ErrorReport:
-        decoding = Decoding(language=self.language, batch_size=16)
+    def errors_of(self, recognizer: Recognizer, clips: DataConfig, normalizer: Normalizer) -> ErrorReport:
+        decoding = Decoding(language=self.language, batch_size=16 if recognizer.model.device.type == "cpu" else 128)
         return evaluate(recognizer, self.source(clips), decoding, normalizer)
 
 
-def row_of(
-    bench: Bench, way: str, recognizer: Recognizer, dense: Recognizer, report: ErrorReport, before: ErrorReport
-) -> dict[str, Any]:
-    """Parameters that are zero or gone, parameters that are gone, FLOPs and bytes, as shares of the dense model's.
-
-    `report` and `before` are of the model and the dense one, as `Bench.errors_of` gives them.
-    """
-    saved = recognizer.save(bench.folder / "measured", dtype="float16", packed=True)
-    own = measure_cost(replace(recognizer, folder=saved), way)
-    whole = measure_cost(dense, "dense")
-    compared = before if recognizer is not dense else None
+def row_of(bench: Bench, way: str, own: Measured, dense: Measured) -> dict[str, Any]:
+    """Parameters that are zero or gone, parameters that are gone, and FLOPs, as shares of the dense model's."""
     return {
         "way": way,
-        "pruned": 1 - own.parameters.nonzero / whole.parameters.total,
-        "removed": 1 - own.parameters.total / whole.parameters.total,
-        "flops": (own.encoder_flops + own.decoder_flops) / (whole.encoder_flops + whole.decoder_flops),
-        "bytes": own.bytes_on_disk,
-        "peak_memory": visit(str(saved), Timing(repeats=1)).peak_memory if bench.memory else None,
-        **rates(report, compared, bench.normalizer),
-        "beside": {normalizer.name: rates(report, compared, normalizer) for normalizer in bench.beside},
+        "pruned": 1 - own.nonzero / dense.parameters,
+        "removed": 1 - own.parameters / dense.parameters,
+        "flops": own.flops / dense.flops,
+        "bytes": own.bytes,
+        "peak_memory": own.peak_memory,
+        **rates_of(bench, own, dense if own is not dense else None),
+        "notes": list(own.notes),
     }
 
 
-def rates(raw: ErrorReport, raw_before: ErrorReport | None, normalizer: Normalizer) -> dict[str, Any]:
-    """Error rates after `normalizer`, and what they are above those before, with 95 % intervals."""
-    before = read_by(raw_before, normalizer) if raw_before is not None else None
-    return error_rates(read_by(raw, normalizer), before)
+def rates_of(bench: Bench, own: Measured, before: Measured | None) -> dict[str, Any]:
+    """Error rates after the normalizer and, `beside` them, after the others."""
+
+    def rates(normalizer: Normalizer) -> dict[str, Any]:
+        return error_rates(own.errors(normalizer), before.errors(normalizer) if before is not None else None)
+
+    return rates(bench.normalizer) | {"beside": {each.name: rates(each) for each in bench.beside}}
 
 
 def error_rates(report: ErrorReport, before: ErrorReport | None) -> dict[str, Any]:
     """Error rates, and what they are above those before, with 95 % intervals."""
-    against = None
-    if before is not None:
-        difference = compare(before, report)
-        against = {
-            "wer": difference.wer_difference,
-            "interval": ends(difference.wer_interval),
-            "cer": difference.cer_difference,
-            "cer_interval": ends(difference.cer_interval),
-        }
     return {
         "wer": report.wer,
         "wer_interval": ends(report.wer_interval),
         "cer": report.cer,
         "cer_interval": ends(report.cer_interval),
-        "against_dense": against,
+        "against_dense": difference(before, report) if before is not None else None,
+    }
+
+
+def difference(before: ErrorReport, after: ErrorReport) -> dict[str, Any]:
+    """What the error rates are above those before, paired, with 95 % intervals."""
+    found = compare(before, after)
+    return {
+        "wer": found.wer_difference,
+        "interval": ends(found.wer_interval),
+        "cer": found.cer_difference,
+        "cer_interval": ends(found.cer_interval),
     }
 
 
@@ -160,20 +223,15 @@ def ends(interval: Interval) -> list[float]:
     return [interval.low, interval.high]
 
 
-def read_by(raw: ErrorReport, normalizer: Normalizer) -> ErrorReport:
-    """The errors that are left of texts as they are, once both have gone through `normalizer`."""
-    clips = raw.per_clip
-    names, references, hypotheses = zip(*((each.name, each.reference, each.hypothesis) for each in clips), strict=True)
-    return measure_errors(names, references, hypotheses, normalizer)
-
-
 def check_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Raises SystemExit where `folder` holds models that were trained in another way."""
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / "settings.json", json.dumps(settings, indent=1)
-    if path.is_file() and path.read_text() != text:
-        raise SystemExit(f"{folder} holds models trained with other settings; name another folder")
-    path.write_text(text)
+    with FileLock(folder / "settings.lock"):
+        if not path.is_file():
+            path.write_text(text)
+        if path.read_text() != text:
+            raise SystemExit(f"{folder} holds models trained with other settings; name another folder")
 
 
 def parser_for(description: str | None) -> argparse.ArgumentParser:
@@ -188,6 +246,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
     parser.add_argument("--beside", nargs="*", default=[], help="normalizers by which the error rates are taken too")
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--validation-samples", type=int, help="validation clips to draw")
     parser.add_argument("--test-samples", type=int, help="test clips to draw")
     return parser
 
@@ -213,7 +272,7 @@ def opened(
     bench = Bench(
         arguments.model,
         DataConfig(arguments.train),
-        DataConfig(arguments.validation),
+        DataConfig(arguments.validation, samples=arguments.validation_samples),
         DataConfig(arguments.test, samples=arguments.test_samples),
         arguments.language,
         get_normalizer(arguments.normalizer),

@@ -7,125 +7,174 @@
 Every way trains for the same number of steps from the same model: without a penalty (`dense`), with the sparse group
 lasso at each of `--lambdas`, or in rounds of iterative magnitude pruning. Then the trained models are pruned at once:
 by magnitude, or by the statistics of their weights at each of `--elements`. WER is on the test clips, with paired
-differences from the dense fine-tuned model and 95 % intervals. What was trained is kept in `--folder`, so that a second
-call goes on. `--seeds` repeats the trainings at the lambda named by `--main`.
+differences from the dense fine-tuned model and 95 % intervals. What was trained and measured is kept in `--folder`, so
+that a second call goes on, and calls with some of the `--ways` and values can share the work. `--seeds` repeats the
+trainings at the lambda named by `--main`; at those named by `--searched` thresholds are also searched for.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from pruning_bench import Bench, line_of, opened, parser_for, printed, row_of
+from pruning_bench import Bench, Made, line_of, opened, parser_for, printed, row_of
 from results_file import write_results
 from sotto.checkpoint import Recognizer
 from sotto.methods import AdaptivePruning, MagnitudePruning, SparseGroupLasso, StepContext, methods
 from sotto.methods.removal import remove_idle
-from sotto.metrics.errors import ErrorReport
 
 IMP_ROUNDS = 4
-OWN_SETTINGS = ("form", "attention", "feed_forward")
+WAYS = ("one-shot", "IMP, global", "IMP, layer", "SGL")
+DENSE = "dense"
 
 
-def lasso(weight: float, arguments: argparse.Namespace) -> SparseGroupLasso:
-    """The same lambda for elements and groups, in every stack that the model has."""
-    decoder = 0.0 if arguments.encoder_only else weight
-    return SparseGroupLasso(
-        encoder_element=weight,
-        encoder_group=weight,
-        decoder_element=decoder,
-        decoder_group=decoder,
-        attention=arguments.attention,
-        feed_forward=arguments.feed_forward,
-        form=arguments.form,
-    )
+@dataclass(frozen=True)
+class Case:
+    """A row: a model that was trained, and a step that prunes it at once."""
+
+    way: str
+    name: str
+    """of the file that keeps what was measured"""
+    start: Callable[[], Recognizer]
+    step: Any = None
+    labels: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lasso:
+    """A training with the sparse group lasso: the same lambda for elements and groups, in every stack there is."""
+
+    weight: float
+    seed: int
+    groups: str
+    form: Any
+    encoder_only: bool
+
+    @property
+    def name(self) -> str:
+        return f"sgl-{self.form}-{self.groups.replace('/', '-')}-{self.weight:g}-{self.seed}"
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        return {"lambda": self.weight, "seed": self.seed, "groups": self.groups, "form": self.form}
+
+    @property
+    def objective(self) -> SparseGroupLasso:
+        decoder = 0.0 if self.encoder_only else self.weight
+        return SparseGroupLasso(
+            encoder_element=self.weight,
+            encoder_group=self.weight,
+            decoder_element=decoder,
+            decoder_group=decoder,
+            form=self.form,
+            **kinds(self.groups),
+        )
+
+
+def kinds(groups: str) -> dict[str, Any]:
+    """`column/neuron` -> the groups of attention and of feed-forward networks."""
+    attention, feed_forward = groups.split("/")
+    return {"attention": attention, "feed_forward": feed_forward}
+
+
+def lassos(arguments: argparse.Namespace) -> Iterator[Lasso]:
+    """Every lambda once; the main one with every seed, and in every kind of groups."""
+    for weight in arguments.lambdas:
+        is_main = weight == arguments.main
+        for seed in arguments.seeds if is_main else arguments.seeds[:1]:
+            for groups in arguments.groups if is_main and seed == arguments.seeds[0] else arguments.groups[:1]:
+                yield Lasso(weight, seed, groups, arguments.form, arguments.encoder_only)
+
+
+def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
+    """All that is asked for but the dense model."""
+    groups = arguments.groups[0]
+    if "one-shot" in arguments.ways:
+        dense = partial(bench.trained, "dense-0", bench.fine_tuning(0))
+        yield from by_magnitude("one-shot magnitude", "one-shot", dense, arguments)
+        yield from by_statistics("adaptive thresholds without SGL", "adaptive", dense, arguments, groups)
+        yield Case("thresholds by search without SGL", "adaptive-search", dense, AdaptivePruning(**kinds(groups)))
+    for scope in ("global", "layer"):
+        for share in arguments.shares if f"IMP, {scope}" in arguments.ways else ():
+            rounds = MagnitudePruning(share, scope, IMP_ROUNDS, bench.fine_tuning(0), remove=False)
+            name = f"imp-{scope}-{share:g}"
+            trained = partial(bench.trained, name, rounds)
+            yield Case(f"IMP, {scope}", f"{name}-measured", trained, None, {"share": share})
+    for lasso in lassos(arguments) if "SGL" in arguments.ways else ():
+        trained = partial(bench.trained, lasso.name, bench.fine_tuning(lasso.seed, lasso.objective))
+        yield from by_magnitude("SGL, magnitude", lasso.name, trained, arguments, lasso.labels)
+        yield from by_statistics("TSPAR", lasso.name, trained, arguments, lasso.groups, lasso.labels)
+        if lasso.weight in arguments.searched:
+            step = AdaptivePruning(**kinds(lasso.groups))
+            yield Case("TSPAR, thresholds by search", f"{lasso.name}-search", trained, step, lasso.labels)
+
+
+def by_magnitude(
+    way: str, name: str, start: Callable[[], Recognizer], arguments: argparse.Namespace, labels: Any = ()
+) -> Iterator[Case]:
+    for share in arguments.shares:
+        yield Case(way, f"{name}-{share:g}", start, MagnitudePruning(share), dict(labels) | {"share": share})
+
+
+def by_statistics(
+    way: str, name: str, start: Callable[[], Recognizer], arguments: argparse.Namespace, groups: str, labels: Any = ()
+) -> Iterator[Case]:
+    for element in arguments.elements:
+        step = AdaptivePruning(element=element, group=arguments.group, **kinds(groups))
+        yield Case(way, f"{name}-by-{element:g}", start, step, dict(labels) | {"element": element})
+
+
+def made(bench: Bench, case: Case) -> Made:
+    """A search is bounded by the dense fine-tuned model's WER on the validation clips."""
+    recognizer = case.start()
+    if case.step is None:
+        remove_idle(recognizer.model)
+        return recognizer, ()
+    context = StepContext(bench.folder)
+    if case.step.needs:
+        accepted = bench.validation_wer(bench.trained("dense-0", bench.fine_tuning(0)))
+        context = StepContext(bench.folder, validation_wer=bench.validation_wer, accepted_wer=accepted)
+    return recognizer, methods.handler(case.step)(recognizer, case.step, context)
 
 
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    dense = bench.trained("dense-0", bench.fine_tuning(0))
-    before = bench.errors_of(dense)
-    yield row_of(bench, "dense", dense, dense, before, before)
-    yield from pruned(bench, arguments, "one-shot magnitude", dense, dense, before, "magnitude")
-    yield from pruned(bench, arguments, "adaptive thresholds without SGL", dense, dense, before, "adaptive")
-    for scope in ("global", "layer"):
-        for share in arguments.shares:
-            step = MagnitudePruning(share, scope, IMP_ROUNDS, bench.fine_tuning(0), remove=False)
-            recognizer = bench.trained(f"imp-{scope}-{share:g}", step)
-            remove_idle(recognizer.model)
-            yield row_of(bench, f"IMP, {scope}", recognizer, dense, bench.errors_of(recognizer), before)
-    for weight in arguments.lambdas:
-        for seed in range(arguments.seeds if weight == arguments.main else 1):
-            penalized = bench.fine_tuning(seed, lasso(weight, arguments))
-            recognizer = bench.trained(f"sgl-{weight:g}-{seed}", penalized)
-            labels = {"lambda": weight, "seed": seed}
-            for row in pruned(bench, arguments, "SGL, magnitude", recognizer, dense, before, "magnitude"):
-                yield row | labels
-            for row in pruned(bench, arguments, "TSPAR", recognizer, dense, before, "adaptive"):
-                yield row | labels
-            yield searched(bench, arguments, recognizer, dense, before) | labels
-
-
-def pruned(
-    bench: Bench,
-    arguments: argparse.Namespace,
-    way: str,
-    trained: Recognizer,
-    dense: Recognizer,
-    before: ErrorReport,
-    by: str,
-) -> Iterator[dict[str, Any]]:
-    """The trained model, pruned further and further without training."""
-    settings = arguments.shares if by == "magnitude" else arguments.elements
-    for setting in settings:
-        recognizer = trained.copy()
-        step: Any = MagnitudePruning(setting)
-        if by == "adaptive":
-            step = AdaptivePruning(
-                element=setting,
-                group=arguments.group,
-                attention=arguments.attention,
-                feed_forward=arguments.feed_forward,
-            )
-        methods.handler(step)(recognizer, step, StepContext(bench.folder))
-        row = row_of(bench, way, recognizer, dense, bench.errors_of(recognizer), before)
-        yield row | {"share" if by == "magnitude" else "element": setting}
-
-
-def searched(
-    bench: Bench, arguments: argparse.Namespace, trained: Recognizer, dense: Recognizer, before: ErrorReport
-) -> dict[str, Any]:
-    """Thresholds that the search finds on the validation clips, at no WER above the dense model's there."""
-    recognizer = trained.copy()
-    step = AdaptivePruning(attention=arguments.attention, feed_forward=arguments.feed_forward)
-    accepted = bench.validation_wer(dense)
-    context = replace(bench.context("search"), validation_wer=bench.validation_wer, accepted_wer=accepted)
-    notes = methods.handler(step)(recognizer, step, context)
-    row = row_of(bench, "TSPAR, thresholds by search", recognizer, dense, bench.errors_of(recognizer), before)
-    return row | {"notes": notes}
+    """The dense model is measured last, so that calls side by side, which all need it, train their own meanwhile."""
+    found = [(case, bench.measured(case.name, partial(made, bench, case))) for case in cases(bench, arguments)]
+    dense = bench.measured(DENSE, lambda: (bench.trained("dense-0", bench.fine_tuning(0)), ()))
+    yield row_of(bench, DENSE, dense, dense)
+    for case, own in found:
+        yield row_of(bench, case.way, own, dense) | case.labels
 
 
 def line(row: dict[str, Any]) -> str:
-    settings = ", ".join(f"{key} {row[key]:g}" for key in ("lambda", "seed", "element", "share") if key in row)
+    labels = ("lambda", "seed", "groups", "element", "share")
+    settings = ", ".join(f"{key} {row[key]}" for key in labels if key in row)
     return line_of(row, settings, *(f"{100 * row[key]:.1f} %" for key in ("pruned", "removed", "flops")))
 
 
 def main() -> None:
     parser = parser_for(__doc__)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--lambdas", type=float, nargs="*", default=[0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000])
-    parser.add_argument("--main", type=float, help="the lambda that is repeated with other seeds")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--main", type=float, help="the lambda that is repeated with other seeds and groups")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--searched", type=float, nargs="*", default=[], help="lambdas whose thresholds are searched for"
+    )
     parser.add_argument("--form", default="subgradient")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     parser.add_argument("--elements", type=float, nargs="*", default=[0.1, 0.2, 0.3, 0.45, 0.6, 0.8])
     parser.add_argument("--group", type=float, default=-1.5)
-    parser.add_argument("--attention", default="column")
-    parser.add_argument("--feed-forward", default="neuron")
+    parser.add_argument(
+        "--groups", nargs="+", default=["column/neuron"], help="of attention/feed-forward networks; the first for all"
+    )
     parser.add_argument("--encoder-only", action="store_true", help="for a CTC model")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     arguments = parser.parse_args()
-    bench, settings = opened(arguments, OWN_SETTINGS, arguments.memory)
+    bench, settings = opened(arguments, (), arguments.memory)
     found = printed(rows(bench, arguments), line)
     print(write_results(f"structured-sparsity-{arguments.name}", {"settings": settings, "rows": found}))
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ import conformer_pruning
 import pruning_bench
 import results_file
 from conformers import make
+from sotto.checkpoint import load
 from sotto.data import DataConfig
-from sotto.metrics.errors import measure_errors
+from sotto.methods import ImportancePruning, LayerDropping, StepContext, methods
+from sotto.structure import to_json
 from sotto.text import get_normalizer
 from sotto.training import Training
 from tones import PITCHES, write_folder
@@ -59,6 +62,8 @@ def test_every_way_has_its_rows(
         assert not by_parameters or 0.36 <= row["pruned"] <= 0.5  # 0.4 was asked for
     assert found[0]["against_dense"] is None
     assert found[1]["against_dense"] is not None
+    assert "beyond" not in found[1]
+    assert all(row["beyond"]["interval"][0] <= row["beyond"]["wer"] for row in found[2:])
     assert "| L0 and distillation | 60% |" in capsys.readouterr().out
 
 
@@ -85,18 +90,43 @@ def bench_on(folder: Path) -> pruning_bench.Bench:
     clips = DataConfig(str(folder))
     basic = get_normalizer("basic")
     training = Training(steps=1, keep="last")
-    return pruning_bench.Bench(
-        str(folder / "base"), clips, clips, clips, "en", basic, training, folder, "none", (), memory=False
-    )
+    return pruning_bench.Bench(str(folder / "base"), clips, clips, clips, "en", basic, training, folder, "none")
 
 
-def test_texts_as_they_are_are_read_by_any_normalizer() -> None:
+def measured_of(*transcripts: tuple[str, str, str]) -> pruning_bench.Measured:
+    return pruning_bench.Measured(10, 8, 5, 20, None, {}, (), transcripts)
+
+
+def test_texts_as_they_are_are_read_by_any_normalizer(tmp_path: Path) -> None:
     none, basic = get_normalizer("none"), get_normalizer("basic")
-    raw = measure_errors(["a", "b"], ["Two!", "three"], ["two", "three"], none)
-    assert raw.wer == 0.5
-    assert pruning_bench.read_by(raw, basic).wer == 0
-    before = measure_errors(["a", "b"], ["Two!", "three"], ["one", "Three"], none)
-    found = pruning_bench.rates(raw, before, basic)
+    bench = replace(bench_on(tmp_path), beside=(none,))
+    own = measured_of(("a", "Two!", "two"), ("b", "three", "three"))
+    before = measured_of(("a", "Two!", "one"), ("b", "three", "Three"))
+    assert own.errors(none).wer == 0.5
+    assert own.errors(basic).wer == 0
+    found = pruning_bench.rates_of(bench, own, before)
     assert (found["wer"], found["against_dense"]["wer"]) == (0, -0.5)
-    assert pruning_bench.rates(raw, before, none)["against_dense"]["wer"] == -0.5
-    assert pruning_bench.rates(raw, None, none)["against_dense"] is None
+    assert found["beside"]["none"]["against_dense"]["wer"] == -0.5
+    assert pruning_bench.rates_of(bench, own, None)["against_dense"] is None
+
+
+def test_a_model_of_the_shapes_of_a_record_takes_the_place_of_the_one_that_was_pruned(tmp_path: Path) -> None:
+    bench = bench_on(tmp_path)
+    recognizer = bench.base()
+    for step in (LayerDropping(encoder=1), ImportancePruning(0.6)):
+        methods.handler(step)(recognizer, step, StepContext(tmp_path / "work"))
+    structure = to_json(recognizer.structure)
+    found = load(conformer_pruning.shaped(bench, structure, tmp_path / "shaped"))
+    assert to_json(found.structure) == structure
+    shapes = {name: weight.shape for name, weight in recognizer.model.named_parameters()}
+    assert {name: weight.shape for name, weight in found.model.named_parameters()} == shapes
+
+
+def test_ways_that_are_not_known_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("parakeet").save(tmp_path / "base")
+    roles = {"model": "base", "train": "base", "validation": "base", "test": "base", "folder": "folder"}
+    words = [f"--{role}={tmp_path / name}" for role, name in roles.items()]
+    words += ["--language=en", "--normalizer=basic", "--name=tones", "--ways", "Tailor"]
+    monkeypatch.setattr("sys.argv", ["conformer_pruning.py", *words])
+    with pytest.raises(SystemExit, match="unknown ways: Tailor; known: L0 and distillation,"):
+        conformer_pruning.main()

@@ -35,7 +35,7 @@ def test_every_way_is_trained_once_and_measured(
     rows: list[dict[str, Any]] = json.loads((tmp_path / "results" / "distillation-tones.json").read_text())["rows"]
     ways = distillation.ways("teacher", 1)
     assert len(asked) == sum(name.startswith("Distil-Whisper") for name in ways) == 2
-    assert all("Distil-Whisper" in str(folder) for folder in asked)
+    assert all("distil-whisper" in str(folder) for folder in asked)
     assert list(dict.fromkeys(row["way"] for row in rows)) == ["teacher", "student, trained directly", *ways]
     by_kind = {(row["way"], row["kind"]): row for row in rows}
     assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 4

@@ -23,8 +23,9 @@ def test_every_way_has_its_rows(
     monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
     folders = [f"--{role}={tmp_path / role}" for role in ("train", "validation", "test", "folder")]
     words = [*folders, f"--model={tmp_path / 'base'}", "--language=en", "--normalizer=basic", "--name=tones"]
-    short = ["--steps=4", "--batch-size=2", "--precision=fp32", "--seeds=2", "--main=10", "--beside", "none", "basic"]
-    sweep = ["--lambdas", "1", "10", "--shares", "0.3", "--elements", "0.3", "0.6"]
+    short = ["--steps=4", "--batch-size=2", "--precision=fp32", "--main=10", "--beside", "none", "basic"]
+    sweep = ["--lambdas", "1", "10", "--seeds", "0", "1", "--shares", "0.3", "--elements", "0.3", "0.6"]
+    sweep += ["--searched", "10", "--groups", "column/neuron", "head/neuron"]
     only = ["--encoder-only"] if architecture == "parakeet" else []
     monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only])
     structured_sparsity.main()
@@ -38,14 +39,17 @@ def test_every_way_has_its_rows(
         "adaptive thresholds without SGL": 2,
         "IMP, global": 1,
         "IMP, layer": 1,
-        "SGL, magnitude": 3,
-        "TSPAR": 6,
+        "thresholds by search without SGL": 1,
+        "SGL, magnitude": 4,
+        "TSPAR": 8,
         "TSPAR, thresholds by search": 3,
     }
-    assert {(row["lambda"], row["seed"]) for row in rows if row["way"] == "TSPAR"} == {(1.0, 0), (10.0, 0), (10.0, 1)}
+    trained = {(row["lambda"], row["seed"], row["groups"]) for row in rows if row["way"] == "TSPAR"}
+    kinds = ("column/neuron", "head/neuron")
+    assert trained == {(1.0, 0, kinds[0]), (10.0, 0, kinds[0]), (10.0, 0, kinds[1]), (10.0, 1, kinds[0])}
     for row in rows:
         assert 0 <= row["removed"] <= row["pruned"] < 1
-        assert row["way"] == "dense" or row["pruned"] > 0.05
+        assert row["way"] == "dense" or "search" in row["way"] or row["pruned"] > 0.05
         assert row["flops"] <= 1
         assert row["beside"]["basic"] == {
             key: row[key] for key in ("wer", "wer_interval", "cer", "cer_interval", "against_dense")
@@ -53,12 +57,38 @@ def test_every_way_has_its_rows(
         assert row["beside"]["none"]["wer"] >= row["wer"]  # the model writes capitals or marks, or it does not
     assert max(row["bytes"] for row in rows) == rows[0]["bytes"]
     printed = capsys.readouterr().out
-    assert printed.count("| TSPAR | lambda 10, seed 1, element 0.6 |") == 1
-    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only, "--form=proximal"])
+    assert printed.count("| TSPAR | lambda 10.0, seed 1, groups column/neuron, element 0.6 |") == 1
+    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only, "--steps=5"])
     with pytest.raises(SystemExit, match="holds models trained with other settings"):
         structured_sparsity.main()
-    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only])
-    before = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model.safetensors"))
-    structured_sparsity.main()  # what was trained is kept
-    after = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model.safetensors"))
-    assert before[:-1] == after[:-1]  # but for the one that is measured last
+
+
+def test_calls_share_the_work_and_the_last_puts_it_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Recognizer(*tiny_whisper()).save(tmp_path / "base")
+    write_folder(tmp_path / "train", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "test", ["two", "three"], [0.95, 0.97])
+    monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
+    roles = {"train": "train", "validation": "test", "test": "test", "folder": "folder", "model": "base"}
+    words = [f"--{role}={tmp_path / name}" for role, name in roles.items()]
+    words += ["--language=en", "--normalizer=basic", "--name=tones", "--steps=4", "--batch-size=2", "--precision=fp32"]
+    words += ["--shares", "0.3", "--elements", "0.3", "--lambdas", "1"]
+    ways = [["--ways", "IMP, global"], ["--ways", "SGL"], ["--ways", "IMP, global", "SGL"]]
+    for asked in ways[:2]:
+        monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *asked])
+        structured_sparsity.main()
+    kept = {path: path.stat().st_mtime for path in (tmp_path / "folder").rglob("*") if path.suffix != ".lock"}
+    first = rows_of(capsys.readouterr().out)
+    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *ways[2]])
+    structured_sparsity.main()
+    assert {path: path.stat().st_mtime for path in kept} == kept
+    assert rows_of(capsys.readouterr().out) == first
+    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *ways[2], "--test-samples=1"])
+    structured_sparsity.main()  # the models as they are, measured anew
+    changed = {path for path, time in kept.items() if path.stat().st_mtime != time and path.is_file()}
+    assert changed == set((tmp_path / "folder").glob("*.json")) - {tmp_path / "folder" / "settings.json"}
+
+
+def rows_of(printed: str) -> set[str]:
+    return {line for line in printed.splitlines() if line.startswith("| ")}

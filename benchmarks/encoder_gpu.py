@@ -1,0 +1,147 @@
+"""Whisper large-v3's encoder on a GPU (random weights): dense against the ranks that LiteASR published.
+
+    python benchmarks/encoder_gpu.py --batches 1 4 16 --repeats 20
+
+The ranks are those of preset (c), "fast", as LiteASR's Figure 6 (Kamahori et al., 2025) draws them: to two decimals of
+a linear's outputs, so they are taken to the nearest multiple of 16. Measured in bf16 as torch runs it (`eager`),
+captured in a CUDA graph (`graph`) and compiled, then captured (`compile`); models take turns; medians over `--rounds`.
+Without a GPU the script says so and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from results_file import write_results
+from shapes import random_whisper
+from sotto.checkpoint import Recognizer
+from sotto.methods.factoring import reduce_layer
+from sotto.metrics.cost import count_parameters
+from sotto.surgery import factor, get_linear
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+PRESET_C = """
+.03 .03 .04 .03 .06 .21   .05 .05 .10 .09 .04 .17   .04 .04 .12 .12 .03 .09   .04 .04 .15 .12 .04 .07
+.05 .04 .16 .11 .04 .12   .04 .04 .15 .11 .04 .12   .06 .05 .24 .16 .04 .17   .07 .06 .20 .16 .05 .34
+.07 .06 .23 .17 .06 .40   .07 .06 .23 .17 .06 .40   .05 .04 .23 .19 .06 .41   .06 .05 .25 .17 .06 .41
+.05 .05 .28 .17 .07 .46   .05 .04 .23 .19 .08 .54   .06 .05 .35 .20 .09 .51   .04 .04 .34 .20 .07 .60
+.05 .04 .21 .17 .08 .62   .07 .06 .29 .23 .09 .61   .06 .05 .24 .20 .10 .66   .06 .06 .33 .21 .10 .59
+.07 .06 .34 .28 .08 .01   .09 .07 .35 .26 .13 .75   .11 .09 .42 .35 .12 .76   .10 .07 .36 .33 .14 .81
+.14 .10 .44 .35 .15 .84   .14 .10 .46 .33 .15 .86   .15 .11 .49 .39 .17 .85   .15 .10 .47 .31 .18 .80
+.16 .11 .46 .35 .18 .74   .21 .14 .44 .39 .19 .76   .21 .15 .44 .36 .17 .78   .21 .14 .34 .36 .16 .57
+"""
+"""Rank as a share of the outputs, by layer and, within it, by LINEARS."""
+WHOLE_ABOVE = 0.80
+"""Layers whose fc2 is above were left whole: their factors would be larger than the matrix."""
+
+
+def ranks() -> Iterator[tuple[int, str, float]]:
+    shares = [float(share) for share in PRESET_C.split()]
+    for number, share in enumerate(shares):
+        yield number // len(LINEARS), LINEARS[number % len(LINEARS)], share
+
+
+def fast(reduced: bool) -> Recognizer:
+    """The encoder at the published ranks, with random factors; `reduced`: attention in the rank where FLOPs say so."""
+    recognizer = random_whisper("large-v3", decoder_layers=1)
+    stack = recognizer.architecture.stack("encoder")
+    for index, kind, share in ranks():
+        linear = next(name for name in stack.linears() if name.endswith(kind))
+        old = get_linear(recognizer.model, stack, index, linear)
+        if share > WHOLE_ABOVE:
+            continue
+        rank = max(16, round(share * old.out_features / 16) * 16)
+        first, second = torch.randn(rank, old.in_features), torch.randn(old.out_features, rank)
+        scale = 0.02 * old.in_features**-0.25
+        factor(recognizer.model, stack, index, linear, scale * first, scale * second, torch.zeros(old.out_features))
+    if reduced:
+        for index in range(recognizer.model.config.encoder_layers):
+            reduce_layer(recognizer, stack, index, recognizer.model.config.max_source_positions)
+    return recognizer
+
+
+def built() -> dict[str, Recognizer]:
+    return {
+        "dense": random_whisper("large-v3", decoder_layers=1),
+        "fast": fast(reduced=False),
+        "fast, reduced attention": fast(reduced=True),
+    }
+
+
+def as_run(encoder: nn.Module, features: torch.Tensor, mode: str) -> Callable[[], Any]:
+    """The encoder on `features`, warmed up, ready to be timed."""
+
+    def run() -> Any:
+        return encoder(features).last_hidden_state
+
+    if mode == "compile":
+        encoder = torch.compile(encoder, dynamic=False)  # type: ignore[assignment]
+    for _ in range(3):
+        run()
+    if mode == "eager":
+        return run
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def seconds(run: Callable[[], Any], repeats: int) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+@torch.inference_mode()
+def measured(encoders: dict[str, nn.Module], mode: str, batch: int, rounds: int, repeats: int) -> dict[str, float]:
+    """Median seconds a pass by encoder, taking turns."""
+    features = torch.randn(batch, 128, 3000, device="cuda", dtype=torch.bfloat16)
+    runs = {name: as_run(encoder, features, mode) for name, encoder in encoders.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(seconds(run, repeats))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--modes", nargs="+", default=["eager", "graph", "compile"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=20)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU here: nothing to measure")
+    recognizers = built()
+    parameters = {name: count_parameters(each.model).encoder for name, each in recognizers.items()}
+    encoders = {name: each.model.model.encoder.to("cuda", torch.bfloat16) for name, each in recognizers.items()}
+    rows = []
+    for mode in arguments.modes:
+        for batch in arguments.batches:
+            times = measured(encoders, mode, batch, arguments.rounds, arguments.repeats)
+            for name, each in times.items():
+                speedup = times["dense"] / each
+                rows.append({"mode": mode, "batch": batch, "encoder": name, "seconds": each, "speedup": speedup})
+                print(f"| {mode} | {batch} | {name} | {1000 * each:.2f} ms | {speedup:.2f}x |", flush=True)
+            torch.compiler.reset()
+    print(write_results("encoder-gpu", {"settings": vars(arguments), "parameters": parameters, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
