@@ -6,10 +6,11 @@
 
 Every way trains for the same number of steps from the same model: without a penalty (`dense`), with the sparse group
 lasso at each of `--lambdas`, or in rounds of iterative magnitude pruning. Then the trained models are pruned at once:
-by magnitude, or by the statistics of their weights at each of `--elements`. WER is on the test clips, with paired
-differences from the dense fine-tuned model and 95 % intervals. What was trained and measured is kept in `--folder`, so
-that a second call goes on, and calls with some of the `--ways` and values can share the work. `--seeds` repeats the
-trainings at the lambda named by `--main`; at those named by `--searched` thresholds are also searched for.
+by magnitude, or by the statistics of their weights at each pair of `--thresholds`; `SGL, recovered` prunes half-way.
+WER is on the test clips, with paired differences from the dense fine-tuned model and 95 % intervals. What was trained
+and measured is kept in `--folder`, so that a second call goes on, and calls with some of the `--ways` and values share
+the work. `--seeds` repeats the trainings at the lambda named by `--main`; at those named by `--searched` thresholds
+are also searched for.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from typing import Any
 from pruning_bench import Bench, Made, line_of, opened, parser_for, printed, row_of
 from results_file import write_results
 from sotto.checkpoint import Recognizer
-from sotto.methods import AdaptivePruning, MagnitudePruning, SparseGroupLasso, StepContext, methods
+from sotto.methods import AdaptivePruning, HoldZeros, MagnitudePruning, SparseGroupLasso, StepContext, methods
 from sotto.methods.removal import remove_idle
 
 IMP_ROUNDS = 4
-WAYS = ("one-shot", "IMP, global", "IMP, layer", "SGL")
+WAYS = ("one-shot", "IMP, global", "IMP, layer", "SGL", "SGL, recovered")
 DENSE = "dense"
 
 
@@ -74,6 +75,27 @@ class Lasso:
         )
 
 
+@dataclass(frozen=True)
+class Thresholds:
+    """Of the two passes of adaptive pruning, as `ELEMENT/GROUP` on the command line."""
+
+    element: float
+    group: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.element:g}-{self.group:g}"
+
+    @property
+    def values(self) -> dict[str, float]:
+        return {"element": self.element, "group": self.group}
+
+
+def thresholds_of(words: str) -> Thresholds:
+    element, group = words.split("/")
+    return Thresholds(float(element), float(group))
+
+
 def kinds(groups: str) -> dict[str, Any]:
     """`column/neuron` -> the groups of attention and of feed-forward networks."""
     attention, feed_forward = groups.split("/")
@@ -103,6 +125,8 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
             name = f"imp-{scope}-{share:g}"
             trained = partial(bench.trained, name, rounds)
             yield Case(f"IMP, {scope}", f"{name}-measured", trained, None, {"share": share})
+    for lasso in lassos(arguments) if "SGL, recovered" in arguments.ways else ():
+        yield from recovered(bench, lasso, arguments)
     for lasso in lassos(arguments) if "SGL" in arguments.ways else ():
         trained = partial(bench.trained, lasso.name, bench.fine_tuning(lasso.seed, lasso.objective))
         yield from by_magnitude("SGL, magnitude", lasso.name, trained, arguments, lasso.labels)
@@ -110,6 +134,18 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
         if lasso.weight in arguments.searched:
             step = AdaptivePruning(**kinds(lasso.groups))
             yield Case("TSPAR, thresholds by search", f"{lasso.name}-search", trained, step, lasso.labels)
+
+
+def recovered(bench: Bench, lasso: Lasso, arguments: argparse.Namespace) -> Iterator[Case]:
+    """Half of the steps with the penalty, then thresholds, then the other half with the zeros held."""
+    half = bench.training.steps // 2
+    penalized = bench.fine_tuning(lasso.seed, lasso.objective, steps=half)
+    recovery = bench.fine_tuning(lasso.seed, HoldZeros(), steps=bench.training.steps - half)
+    for thresholds in arguments.thresholds:
+        pruning = AdaptivePruning(**thresholds.values, **kinds(lasso.groups))
+        name = f"{lasso.name}-recovered-{thresholds.name}"
+        trained = partial(bench.trained, name, penalized, pruning, recovery)
+        yield Case("TSPAR, recovered", f"{name}-measured", trained, None, lasso.labels | thresholds.values)
 
 
 def by_magnitude(
@@ -122,9 +158,9 @@ def by_magnitude(
 def by_statistics(
     way: str, name: str, start: Callable[[], Recognizer], arguments: argparse.Namespace, groups: str, labels: Any = ()
 ) -> Iterator[Case]:
-    for element in arguments.elements:
-        step = AdaptivePruning(element=element, group=arguments.group, **kinds(groups))
-        yield Case(way, f"{name}-by-{element:g}", start, step, dict(labels) | {"element": element})
+    for thresholds in arguments.thresholds:
+        step = AdaptivePruning(**thresholds.values, **kinds(groups))
+        yield Case(way, f"{name}-by-{thresholds.name}", start, step, dict(labels) | thresholds.values)
 
 
 def made(bench: Bench, case: Case) -> Made:
@@ -150,7 +186,7 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
 
 
 def line(row: dict[str, Any]) -> str:
-    labels = ("lambda", "seed", "groups", "element", "share")
+    labels = ("lambda", "seed", "groups", "element", "group", "share")
     settings = ", ".join(f"{key} {row[key]}" for key in labels if key in row)
     return line_of(row, settings, *(f"{100 * row[key]:.1f} %" for key in ("pruned", "removed", "flops")))
 
@@ -166,8 +202,8 @@ def main() -> None:
     )
     parser.add_argument("--form", default="subgradient")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
-    parser.add_argument("--elements", type=float, nargs="*", default=[0.1, 0.2, 0.3, 0.45, 0.6, 0.8])
-    parser.add_argument("--group", type=float, default=-1.5)
+    default = [Thresholds(element, -1.5) for element in (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)]
+    parser.add_argument("--thresholds", type=thresholds_of, nargs="*", default=default, metavar="ELEMENT/GROUP")
     parser.add_argument(
         "--groups", nargs="+", default=["column/neuron"], help="of attention/feed-forward networks; the first for all"
     )
@@ -175,6 +211,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     arguments = parser.parse_args()
     bench, settings = opened(arguments, (), arguments.memory)
+    settings["thresholds"] = [thresholds.values for thresholds in arguments.thresholds]
     found = printed(rows(bench, arguments), line)
     print(write_results(f"structured-sparsity-{arguments.name}", {"settings": settings, "rows": found}))
 

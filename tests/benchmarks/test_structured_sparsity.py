@@ -24,7 +24,7 @@ def test_every_way_has_its_rows(
     folders = [f"--{role}={tmp_path / role}" for role in ("train", "validation", "test", "folder")]
     words = [*folders, f"--model={tmp_path / 'base'}", "--language=en", "--normalizer=basic", "--name=tones"]
     short = ["--steps=4", "--batch-size=2", "--precision=fp32", "--main=10", "--beside", "none", "basic"]
-    sweep = ["--lambdas", "1", "10", "--seeds", "0", "1", "--shares", "0.3", "--elements", "0.3", "0.6"]
+    sweep = ["--lambdas", "1", "10", "--seeds", "0", "1", "--shares", "0.3", "--thresholds", "0.3/-1.5", "0.6/-1.5"]
     sweep += ["--searched", "10", "--groups", "column/neuron", "head/neuron"]
     only = ["--encoder-only"] if architecture == "parakeet" else []
     monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only])
@@ -40,6 +40,7 @@ def test_every_way_has_its_rows(
         "IMP, global": 1,
         "IMP, layer": 1,
         "thresholds by search without SGL": 1,
+        "TSPAR, recovered": 8,
         "SGL, magnitude": 4,
         "TSPAR": 8,
         "TSPAR, thresholds by search": 3,
@@ -57,7 +58,7 @@ def test_every_way_has_its_rows(
         assert row["beside"]["none"]["wer"] >= row["wer"]  # the model writes capitals or marks, or it does not
     assert max(row["bytes"] for row in rows) == rows[0]["bytes"]
     printed = capsys.readouterr().out
-    assert printed.count("| TSPAR | lambda 10.0, seed 1, groups column/neuron, element 0.6 |") == 1
+    assert printed.count("| TSPAR | lambda 10.0, seed 1, groups column/neuron, element 0.6, group -1.5 |") == 1
     monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only, "--steps=5"])
     with pytest.raises(SystemExit, match="holds models trained with other settings"):
         structured_sparsity.main()
@@ -73,7 +74,7 @@ def test_calls_share_the_work_and_the_last_puts_it_together(
     roles = {"train": "train", "validation": "test", "test": "test", "folder": "folder", "model": "base"}
     words = [f"--{role}={tmp_path / name}" for role, name in roles.items()]
     words += ["--language=en", "--normalizer=basic", "--name=tones", "--steps=4", "--batch-size=2", "--precision=fp32"]
-    words += ["--shares", "0.3", "--elements", "0.3", "--lambdas", "1"]
+    words += ["--shares", "0.3", "--thresholds", "0.3/-1.5", "--lambdas", "1"]
     ways = [["--ways", "IMP, global"], ["--ways", "SGL"], ["--ways", "IMP, global", "SGL"]]
     for asked in ways[:2]:
         monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *asked])
