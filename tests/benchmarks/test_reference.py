@@ -35,8 +35,9 @@ def shortened(path: Path, folder: Path, base: Path | None) -> Path:
         for settings in entry.values():
             if "teacher" in settings:
                 settings["teacher"] = str(untrained(made_by(settings["teacher"]), folder))
-    if "weights_from" in values:
-        values["weights_from"] = str(untrained(made_by(values["weights_from"]), folder))
+    for key in ("weights_from", "vocabulary_from"):
+        if key in values:
+            values[key] = str(untrained(made_by(values[key]), folder))
     values["training"] |= SHORT
     short = folder / path.name
     short.write_text(yaml.safe_dump(values))
