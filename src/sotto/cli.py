@@ -241,6 +241,30 @@ def inspect(model: Model) -> None:
 
 
 @app.command()
+def export(
+    model: Model,
+    to: Annotated[str, typer.Option(help="The runtime: onnx.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the export.")],
+    precision: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+    audio: Annotated[str | None, typer.Option(help="Audio to compare on; a few bundled clips if none.")] = None,
+    language: Language = None,
+) -> None:
+    """Write a checkpoint for another runtime, and prove on real clips that it computes the same there.
+
+    Example:
+
+        sotto export runs/small/model --to onnx --precision int8 -o small-onnx
+    """
+    from sotto.export import export as write
+
+    found = write(model, output, to=to, precision=precision, audio=audio, language=language).agreement
+    show(
+        f"scores differ by {found.scores:.2g} of their size, decisions by {found.decisions:.2%}, "
+        f"transcripts of {found.transcripts} in {found.clips} clips\nexport: {output}"
+    )
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A training recipe (.yaml).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints and the trained model.")],

@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.table import Table
 
-from sotto.checkpoint import load
 from sotto.data import DataConfig, open_data
 from sotto.decoding import Decoding
 from sotto.distribution import processes
 from sotto.measurement import evaluate, skipped_lines
 from sotto.metrics.errors import Comparison, ErrorReport, compare
 from sotto.metrics.speed import machine
+from sotto.opening import open_model
 from sotto.report.formats import points, points_interval, rate, rate_interval
 from sotto.text import Normalizer
 
@@ -46,7 +46,7 @@ def evaluate_models(
     reports: dict[str, ErrorReport] = {}
     skipped: dict[str, None] = {}
     for name in names:
-        recognizer = load(name, device=processes().device)
+        recognizer = open_model(name, device=processes().device)
         source = open_data(data, sampling_rate=recognizer.sampling_rate)
         reports[name] = evaluate(recognizer, source, decoding, normalizer)
         skipped |= dict.fromkeys(skipped_lines(source))

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sotto.checkpoint import DTYPES, load
+from sotto.checkpoint import DTYPES
 from sotto.data import DataConfig, open_data
-from sotto.measurement import measure_cost, measure_speed
+from sotto.measurement import measure_speed
 from sotto.metrics.speed import LatencyReport, MemoryMeter
+from sotto.opening import cost_of, open_model
 from sotto.progress import track
 from sotto.report.numbers import ModelNumbers
 
@@ -62,10 +63,10 @@ def visit(name: str, timing: Timing) -> ModelNumbers:
     if timing.threads is not None:
         torch.set_num_threads(timing.threads)
     with MemoryMeter() as meter:
-        recognizer = load(name, dtype=DTYPES[timing.dtype])
+        recognizer = open_model(name, dtype=DTYPES[timing.dtype])
         audio = audio_for(timing, recognizer.sampling_rate, recognizer.window_seconds)
         latency = measure_speed(recognizer, audio, timing.repeats)
-    numbers = measure_cost(recognizer, name)
+    numbers = cost_of(recognizer, name)
     return ModelNumbers(**(vars(numbers) | {"latency": latency, "peak_memory": meter.peak}))
 
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sotto.checkpoint import load
 from sotto.configuration import nearest
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
+from sotto.opening import open_model
 from sotto.subtitles import to_json, to_srt, to_vtt
 from sotto.transcription import transcribe
 
@@ -29,7 +29,7 @@ def transcribe_files(
     for path in audio:
         if not Path(path).exists():
             raise SottoError(f"no such file or folder: {path}; check the path")
-    recognizer = load(model)
+    recognizer = open_model(model)
     sources = [open_data(DataConfig(path), sampling_rate=recognizer.sampling_rate) for path in audio]
 
     def clips() -> Iterator[Clip]:

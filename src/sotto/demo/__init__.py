@@ -3,3 +3,4 @@
 from pathlib import Path
 
 DEMO_RECIPE = Path(__file__).parent / "recipe.yaml"
+DEMO_CLIPS = Path(__file__).parent / "clips" / "test"

@@ -46,7 +46,8 @@ class Wav2Vec2Conformer(Ctc):
             frames = torch.arange(heard[0].shape[-1], device=counts.device)
             return heard[0].masked_fill(frames >= counts[:, None, None], 0.0)
 
-        handles = [] if inputs["attention_mask"].all() else self.before_depthwise(silence)
+        nothing_to_keep_out = not torch.compiler.is_exporting() and inputs["attention_mask"].all()
+        handles = [] if nothing_to_keep_out else self.before_depthwise(silence)
         try:
             return super().outputs(inputs, **settings)
         finally:

@@ -18,12 +18,13 @@ from sotto.surgery.places import (
     present,
     structure_of,
 )
-from sotto.surgery.quantizing import Codes, quantize_embedding, quantize_linear, tied_embedding
+from sotto.surgery.quantizing import Codes, dequantize, quantize_embedding, quantize_linear, tied_embedding
 from sotto.surgery.stacks import keep_layers
 
 __all__ = [
     "Codes",
     "apply_structure",
+    "dequantize",
     "drop_module",
     "expand_attention",
     "factor",

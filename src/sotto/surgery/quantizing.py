@@ -14,7 +14,7 @@ from sotto.errors import SottoError
 from sotto.layers import GatheredLinear
 from sotto.quantized_layers import QuantizedEmbedding, QuantizedLinear, TiedHead
 from sotto.structure import Quantized, to_json
-from sotto.surgery.places import layer_path, parts_of, record, structure_of
+from sotto.surgery.places import layer_path, layers_of, parts_of, record, structure_of
 
 Codes = tuple[torch.Tensor, torch.Tensor]
 """Codes (outputs, inputs) int8 and scales (outputs, blocks)."""
@@ -83,3 +83,35 @@ def tied_embedding(model: Any) -> tuple[str, str]:
     if architecture.tied_embedding is None or not model.config.tie_word_embeddings:
         raise SottoError(f"a {architecture.name} with an output head of its own has no table of tokens to quantize")
     return architecture.tied_embedding
+
+
+def dequantize(model: Any) -> None:
+    """Put plain floating weights, of the same values, where any are quantized."""
+    for stack, index in layers_of(model):
+        width = stack.dimensions(model.config).width
+        for linear in stack.linears():
+            for path, part in parts_of(model, stack, index, linear).items():
+                if isinstance(part, QuantizedLinear):
+                    model.set_submodule(path, floating_linear(part, width))
+        record(model, stack, index, replace(structure_of(model).layer(stack.name, index), quantized={}))
+    if structure_of(model).embedding is not None:
+        table, head = tied_embedding(model)
+        embedding = nn.Embedding.from_pretrained(model.get_submodule(table).weight, freeze=False)
+        tokens, width = embedding.weight.shape
+        linear = nn.Linear(width, tokens, bias=False, device="meta")
+        linear.weight = embedding.weight
+        model.set_submodule(table, embedding)
+        model.set_submodule(head, linear)
+        model.config.sotto = to_json(replace(structure_of(model), embedding=None))
+
+
+def floating_linear(old: QuantizedLinear, width: int) -> nn.Linear:
+    """A plain linear, or a gathered one out of `width` channels, that holds the weights that `old` stands for."""
+    weight = old.weight
+    new = nn.Linear(old.in_features, old.out_features, bias=False, device="meta")
+    if old.columns is not None:
+        new = GatheredLinear(width, len(old.columns), old.out_features, bias=False, device="meta")
+        new.columns = old.columns
+    new.weight = nn.Parameter(weight)
+    new.bias = old.bias
+    return new

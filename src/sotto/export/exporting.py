@@ -1,0 +1,82 @@
+"""Write an export, prove it, and hand it over; open one again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from sotto.checkpoint import Recognizer, load, partial_folder, replace_folder
+from sotto.data import Clip, DataConfig, open_data
+from sotto.demo import DEMO_CLIPS
+from sotto.errors import SottoError
+from sotto.export.record import NAME, ExportRecord, read_record, write_record
+from sotto.export.targets import target_named
+from sotto.export.verification import agreement, check
+from sotto.measurement import measure_cost
+from sotto.structure import to_json
+
+CLIPS = 4  # that an export is compared on, where none are given
+
+
+def export(
+    model: Recognizer | str | Path,
+    folder: str | Path,
+    *,
+    to: str,
+    precision: str = "float32",
+    audio: str | Path | None = None,
+    language: str | None = None,
+) -> ExportRecord:
+    """Write `model` for the runtime `to`, where `folder` is, and say how near the export is to the model.
+
+    It is opened in its own runtime and compared with the model on the clips of `audio` (a few bundled ones where none
+    are named). Raises SottoError, and leaves nothing, where it computes something else or the target does not take it.
+    """
+    target, place = target_named(to, precision), Path(folder)
+    if place.exists() and not is_export(place) and (not place.is_dir() or any(place.iterdir())):
+        raise SottoError(f"{place} exists and is no export; name a new folder")
+    recognizer = model if isinstance(model, Recognizer) else load(model, device="cpu")
+    recognizer.language = language or recognizer.language
+    clips = clips_of(audio, recognizer)
+    cost = measure_cost(recognizer, to)
+    try:
+        with partial_folder(place.resolve()) as partial:
+            target.write(recognizer, partial, precision)
+            found = agreement(recognizer, target.open(partial, precision), clips)
+            check(found, precision)
+            record = ExportRecord(
+                target=to,
+                precision=precision,
+                structure=to_json(recognizer.structure),
+                parameters=cost.parameters,
+                encoder_flops=cost.encoder_flops,
+                decoder_flops=cost.decoder_flops,
+                decoder_tokens=cost.decoder_tokens,
+                window_seconds=recognizer.window_seconds,
+                agreement=found,
+                sotto=version("sotto"),
+            )
+            write_record(record, partial)
+            replace_folder(partial, place.resolve())
+    except OSError as error:
+        raise SottoError(f"{place}: cannot be written ({error.strerror or error}); nothing was left there") from error
+    return record
+
+
+def clips_of(audio: str | Path | None, recognizer: Recognizer) -> Sequence[Clip]:
+    config = DataConfig(str(DEMO_CLIPS), samples=CLIPS) if audio is None else DataConfig(str(audio))
+    return list(open_data(config, sampling_rate=recognizer.sampling_rate))
+
+
+def is_export(name: str | Path) -> bool:
+    return (Path(name) / NAME).is_file()
+
+
+def open_export(folder: str | Path) -> Recognizer:
+    """An exported folder as a recogniser, whose model the runtime computes: on the CPU, and not to be changed.
+
+    Raises SottoError where it is damaged, or the runtime is not installed.
+    """
+    record = read_record(Path(folder))
+    return target_named(record.target, record.precision).open(Path(folder), record.precision)

@@ -1,0 +1,71 @@
+"""The target `onnx`: files under the names that transformers.js and optimum look for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+from transformers import AutoConfig, GenerationConfig
+
+from sotto.architectures import architecture_of
+from sotto.auto_classes import plain_config
+from sotto.checkpoint import Recognizer
+from sotto.export.graphs import decoder_graphs, encoder_graph, floating_copy, frame_graph
+from sotto.export.merging import merged
+from sotto.export.onnx_models import Graph, OnnxParakeet, OnnxWav2Vec2Conformer, OnnxWhisper
+from sotto.export.precision import Precision, in_precision, write_graph
+from sotto.families import Ctc, family_of
+
+SUFFIX: dict[Precision, str] = {"float32": "", "float16": "_fp16", "int8": "_quantized"}
+"""transformers.js knows a precision by the end of the name; `_quantized` is what it takes if it is not told"""
+CTC_MODELS: dict[str, Any] = {
+    "parakeet": OnnxParakeet,
+    "wav2vec2_conformer": OnnxWav2Vec2Conformer,
+    "wav2vec2_conformer_rotary": OnnxWav2Vec2Conformer,
+}
+
+
+def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
+    """Graphs in `folder`/onnx, and config, generation config, tokenizer and feature extractor beside them."""
+    model = floating_copy(recognizer)
+    (folder / "onnx").mkdir(parents=True)
+    for name, graph in graphs(Recognizer(model, recognizer.processor), precision):
+        write_graph(graph, folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
+    config = plain_config(model.config, {})
+    config.sotto = None  # the shapes are in the graphs
+    config.save_pretrained(folder)
+    generation = recognizer.family.generation_config()
+    if generation is not None:
+        generation.save_pretrained(folder)
+    recognizer.processor.save_pretrained(folder)
+    recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that transformers.js reads
+
+
+def graphs(recognizer: Recognizer, precision: Precision) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """Name and graph, one after the other: each is as large as its part of the model."""
+    family = recognizer.family
+    if isinstance(family, Ctc):
+        yield "model", in_precision(frame_graph(family), precision)
+        return
+    yield "encoder_model", in_precision(encoder_graph(recognizer.model), precision)
+    first, following = decoder_graphs(recognizer.model)
+    yield "decoder_model_merged", merged(in_precision(first, precision), in_precision(following, precision))
+
+
+def read(folder: Path, precision: Precision) -> Recognizer:
+    """The export as a recogniser: its model runs the graphs."""
+    config = AutoConfig.from_pretrained(folder)
+    family = family_of(config)
+
+    def graph(name: str) -> Graph:
+        return Graph(folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
+
+    model: Any
+    if issubclass(family, Ctc):
+        model = CTC_MODELS[architecture_of(config).name](config, graph("model"))
+    else:
+        model = OnnxWhisper(config, graph("encoder_model"), graph("decoder_model_merged"))
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return Recognizer(model.eval(), family.load_processor(folder), precision, folder=folder)

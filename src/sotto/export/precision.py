@@ -1,0 +1,120 @@
+"""ONNX graphs in 16 bits, and in whole numbers of 8 bits."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+Precision = Literal["float32", "float16", "int8"]
+
+
+def in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    """The graph in that precision; what goes in and out stays as it is."""
+    if precision == "float16":
+        found: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+        OnnxModel(found).topological_sort()  # casts were appended at the end
+        return found
+    return in_int8(model) if precision == "int8" else model
+
+
+def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights of matrix products in 8 bits, a scale an output; inputs are rounded as they come.
+
+    The table of tokens too, which is the output head's: onnxruntime's own quantization leaves a transposed weight.
+    """
+    quantize_table(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        before, after = Path(scratch) / "before.onnx", Path(scratch) / "after.onnx"
+        write_graph(model, before)
+        quantize_dynamic(
+            before,
+            after,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=is_large(model),
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return onnx.load(after)
+
+
+def quantize_table(model: onnx.ModelProto) -> None:
+    """Put the table of tokens, looked up and, transposed, multiplied by, in 8 bits: once, with a scale a token."""
+    graph = model.graph
+    tables = {node.input[0]: node for node in graph.node if node.op_type == "Gather"}
+    for tensor in list(graph.initializer):
+        turned = next((n for n in graph.node if n.op_type == "Transpose" and n.input[0] == tensor.name), None)
+        product = next(
+            (n for n in graph.node if turned and n.op_type == "MatMul" and n.input[1] in turned.output), None
+        )
+        if tensor.name not in tables or turned is None or product is None:
+            continue
+        codes, scale = rounded(numpy_helper.to_array(tensor))
+        name = tensor.name
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(codes, f"{name}_codes"))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        replace(graph, tables[name], looked_up(name, tables[name]))
+        replace(graph, product, multiplied(name, product))
+        graph.node.remove(turned)
+
+
+def rounded(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Codes (tokens, width) and scales (tokens, 1)."""
+    scale = np.maximum(np.abs(table).max(1, keepdims=True), 1e-12) / 127
+    return np.rint(table / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def looked_up(table: str, old: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Rows of the table for `old`, a Gather."""
+    tokens, result = old.input[1], old.output[0]
+    yield helper.make_node("Gather", [f"{table}_codes", tokens], [f"{table}_rows"])
+    yield helper.make_node("Cast", [f"{table}_rows"], [f"{table}_floating"], to=TensorProto.FLOAT)
+    yield helper.make_node("Gather", [f"{table}_scale", tokens], [f"{table}_row_scales"])
+    yield helper.make_node("Mul", [f"{table}_floating", f"{table}_row_scales"], [result])
+
+
+def multiplied(table: str, old: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """States times the table, for `old`, a MatMul."""
+    states, result = old.input[0], old.output[0]
+    rounded_states = [f"{table}_{part}" for part in ("states", "states_scale", "states_zero")]
+    yield helper.make_node("DynamicQuantizeLinear", [states], rounded_states)
+    yield helper.make_node("Transpose", [f"{table}_codes"], [f"{table}_turned"], perm=[1, 0])
+    yield helper.make_node(
+        "MatMulInteger", [rounded_states[0], f"{table}_turned", rounded_states[2]], [f"{table}_sums"]
+    )
+    yield helper.make_node("Cast", [f"{table}_sums"], [f"{table}_sums_floating"], to=TensorProto.FLOAT)
+    yield helper.make_node("Transpose", [f"{table}_scale"], [f"{table}_scale_turned"], perm=[1, 0])
+    yield helper.make_node("Mul", [f"{table}_sums_floating", f"{table}_scale_turned"], [f"{table}_scaled"])
+    yield helper.make_node("Mul", [f"{table}_scaled", rounded_states[1]], [result])
+
+
+def replace(graph: onnx.GraphProto, old: onnx.NodeProto, new: Iterator[onnx.NodeProto]) -> None:
+    """Put `new` where `old` is: nodes stand in the order of computation."""
+    nodes = list(graph.node)
+    place = nodes.index(old)
+    nodes[place : place + 1] = new
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def is_large(model: onnx.ModelProto) -> bool:
+    """Whether one file cannot hold it: protocol buffers end at 2 GiB."""
+    return model.ByteSize() > 2**31 - 2**24
+
+
+def write_graph(model: onnx.ModelProto, path: Path, **settings: Any) -> None:
+    """One file, and where it would be too large, `path`_data with the weights beside it."""
+    if is_large(model):
+        settings |= {"save_as_external_data": True, "location": f"{path.name}_data"}
+    onnx.save(model, path, **settings)

@@ -1,0 +1,51 @@
+"""What an exported folder says of itself: of what it was made, and how it was compared with that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sotto.configuration import parse, to_plain
+from sotto.errors import SottoError
+from sotto.export.verification import Agreement
+from sotto.metrics.cost import Parameters
+
+NAME = "sotto_export.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ExportRecord:
+    """`structure` is the record of the model, `parameters` and FLOPs its numbers: a graph does not tell them."""
+
+    target: str
+    precision: str
+    structure: dict[str, Any]
+    parameters: Parameters
+    encoder_flops: int
+    decoder_flops: int
+    decoder_tokens: int
+    window_seconds: float
+    agreement: Agreement
+    sotto: str
+    """the version that wrote it"""
+    version: int = VERSION
+
+
+def write_record(record: ExportRecord, folder: Path) -> None:
+    (folder / NAME).write_text(json.dumps(to_plain(record), indent=1) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> ExportRecord:
+    """Raises SottoError where it is damaged, or of a version that this Sotto does not know."""
+    path = folder / NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SottoError(f"{path}: cannot be read ({error}); export the model again") from error
+    version = values.get("version") if isinstance(values, dict) else None
+    if version != VERSION:
+        raise SottoError(f"{path} is of version {version} and this Sotto reads {VERSION}; export the model again")
+    return parse(ExportRecord, values, str(path))

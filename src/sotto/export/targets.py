@@ -1,0 +1,56 @@
+"""The runtimes that Sotto writes for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from sotto.checkpoint import Recognizer
+from sotto.configuration import nearest
+from sotto.errors import SottoError
+
+
+@dataclass(frozen=True)
+class Target:
+    """Module and names of the two functions of a runtime, in which precisions it is written, and what it needs.
+
+    The module is imported only when it is asked for: not every user has every runtime.
+    """
+
+    module: str
+    precisions: tuple[str, ...]
+    extra: str
+    """of the package: `pip install sotto[extra]`"""
+
+    def write(self, recognizer: Recognizer, folder: Path, precision: str) -> None:
+        """Write `recognizer` to the empty `folder`, without looking at what was written."""
+        self.function("write")(recognizer, folder, precision)
+
+    def open(self, folder: Path, precision: str) -> Recognizer:
+        """What was written, as a recogniser that the runtime computes."""
+        return cast(Recognizer, self.function("read")(folder, precision))
+
+    def function(self, name: str) -> Callable[..., Any]:
+        try:
+            found: Callable[..., Any] = getattr(import_module(self.module), name)
+        except ModuleNotFoundError as error:
+            raise SottoError(f"{error.name} is not installed; pip install 'sotto[{self.extra}]'") from error
+        return found
+
+
+TARGETS: Mapping[str, Target] = {
+    "onnx": Target("sotto.export.onnx_folder", ("float32", "float16", "int8"), "onnx"),
+}
+
+
+def target_named(name: str, precision: str) -> Target:
+    """Raises SottoError for a runtime that is not known, or not in that precision."""
+    if name not in TARGETS:
+        raise SottoError(f"unknown target '{name}'{nearest(name, TARGETS)}")
+    found = TARGETS[name]
+    if precision not in found.precisions:
+        raise SottoError(f"{name} is written in {', '.join(found.precisions)}; found precision '{precision}'")
+    return found

@@ -1,0 +1,90 @@
+"""The proof of an export: the same clips through the model and through what was written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sotto.checkpoint import Recognizer
+from sotto.data import Clip
+from sotto.decoding import Decoding
+from sotto.errors import SottoError
+from sotto.families import evaluating
+from sotto.quantized_layers import floating_products
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far an export is from its model."""
+
+    clips: int
+    scores: float
+    """root mean square of the differences of all scores, as a share of the scores' own, given the model's transcript"""
+    decisions: float
+    """share of tokens, or of frames, on which the export decides otherwise"""
+    transcripts: int
+    """clips whose greedy transcript differs"""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The most that an export may differ. Transcripts must be equal where nothing is rounded."""
+
+    scores: float
+    decisions: float
+    same_transcripts: bool
+
+
+TOLERANCES = {
+    "float32": Tolerance(1e-3, 1e-3, same_transcripts=True),
+    "float16": Tolerance(2e-2, 1e-2, same_transcripts=False),
+    "int8": Tolerance(2e-1, 1e-1, same_transcripts=False),
+}
+
+
+def agreement(model: Recognizer, exported: Recognizer, clips: Sequence[Clip]) -> Agreement:
+    """Compare on `clips`, each cut to the window. Weights that are quantized in the model count as they are."""
+    error = power = differing = decisions = 0.0
+    with torch.no_grad(), evaluating(model.model), floating_products(model.model):
+        for clip in clips:
+            audio = clip.audio[: int(model.family.longest_seconds * clip.sampling_rate)]
+            inputs = model.family.with_transcript(model.family.inputs([audio]), model.language)
+            expected = model.family.logits(inputs).float().cpu()
+            found = exported.family.logits(
+                {
+                    name: value.float().cpu() if value.is_floating_point() else value.cpu()
+                    for name, value in inputs.items()
+                }
+            )
+            error += float((found - expected).square().sum())
+            power += float(expected.square().sum())
+            differing += float((found.argmax(-1) != expected.argmax(-1)).sum())
+            decisions += len(expected)
+        changed = sum(
+            texts[0] != texts[1] for texts in zip(written(model, clips), written(exported, clips), strict=True)
+        )
+    return Agreement(len(clips), (error / power) ** 0.5, differing / decisions, changed)
+
+
+def written(recognizer: Recognizer, clips: Sequence[Clip]) -> list[str]:
+    """Greedy transcripts."""
+    return [found.text for found in recognizer.family.transcribe(clips, Decoding(language=recognizer.language))]
+
+
+def check(found: Agreement, precision: str) -> None:
+    """Raises SottoError where an export differs more than its precision explains, with what differs."""
+    most = TOLERANCES[precision]
+    if not found.scores <= most.scores:
+        raise refused(f"its scores differ by {found.scores:.2g} of their size, more than {most.scores:g}")
+    if not found.decisions <= most.decisions:
+        raise refused(
+            f"it decides otherwise on {found.decisions:.1%} of what it writes, more than {most.decisions:.1%}"
+        )
+    if most.same_transcripts and found.transcripts:
+        raise refused(f"it writes another text for {found.transcripts} of {found.clips} clips")
+
+
+def refused(reason: str) -> SottoError:
+    return SottoError(f"the export does not compute what the model computes: {reason}; nothing was written")
