@@ -136,3 +136,23 @@ def test_benchmark_is_over_ten_seconds_of_noise(architecture: str, runs: dict[st
     assert all(layer.flops > 0 for layer in found.layers)
     assert sum(layer.flops for layer in found.layers) < found.encoder_flops
     assert found.decoder_flops == found.decoder_tokens == 0
+
+
+def test_an_export_is_transcribed_evaluated_and_timed_as_a_checkpoint_is(
+    bases: dict[str, Path], clips: dict[str, Path], tmp_path: Path
+) -> None:
+    base, test, folder = bases["parakeet"], clips["test"], tmp_path / "onnx"
+    said = sotto("export", base, "--to", "onnx", "-o", folder, "--audio", test).output
+    assert "transcripts of 0 in 3 clips" in said
+    assert f"export: {folder}" in said
+    assert sotto("transcribe", folder, test).output == sotto("transcribe", base, test).output
+    sotto("evaluate", folder, test, "--against", base, "--json", tmp_path / "errors.json")
+    errors = json.loads((tmp_path / "errors.json").read_text())
+    assert errors["comparison"]["wer_difference"] == 0
+    assert errors["models"][str(folder)]["per_clip"] == errors["models"][str(base)]["per_clip"]
+    timed = sotto("benchmark", base, folder, "--rounds", "1", "--repeats", "1", "--json", tmp_path / "numbers.json")
+    assert timed.exit_code == 0
+    first, second = json.loads((tmp_path / "numbers.json").read_text())["models"]
+    assert second["numbers"]["parameters"] == first["numbers"]["parameters"]
+    assert second["numbers"]["latency"]["total"] > 0
+    assert "onnx" in sotto("export", "--help").output

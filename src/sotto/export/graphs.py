@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -51,7 +52,7 @@ class FirstTokens(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        layers = zip(cache.self_attention_cache.layers, cache.cross_attention_cache.layers, strict=True)
+        layers: Any = zip(cache.self_attention_cache.layers, cache.cross_attention_cache.layers, strict=True)
         pairs = [(own.keys, own.values, cross.keys, cross.values) for own, cross in layers]
         return (outputs.logits, *(tensor for layer in pairs for tensor in layer))
 
@@ -79,7 +80,8 @@ class NextTokens(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        pairs = [(layer.keys, layer.values) for layer in own.layers]
+        kept: Any = own.layers
+        pairs = [(layer.keys, layer.values) for layer in kept]
         return (outputs.logits, *(tensor for pair in pairs for tensor in pair))
 
 
@@ -150,7 +152,7 @@ def decoder_graphs(model: Any) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 
 def frame_graph(family: Ctc) -> onnx.ModelProto:
-    noise = 0.1 * torch.randn(2 * family.sampling_rate).numpy()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(2 * family.sampling_rate).astype(np.float32)
     inputs = family.inputs([noise, noise[: len(noise) // 2]])
     names = [family.model.main_input_name, "attention_mask"]
     free = {0: Dim("batch"), 1: Dim("length")}
@@ -189,13 +191,15 @@ def bare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the exporter says of its own steps."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what torch's exporter and onnxruntime's quantization say of their own steps."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", None)]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

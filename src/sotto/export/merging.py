@@ -92,7 +92,7 @@ def add_outputs(graph: onnx.GraphProto, given: Sequence[str], wanted: Iterable[s
 
 
 def free(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """The value; keys and values of any size, since clients make empty ones by the config, whatever a layer has left."""
+    """The value; keys and values of any size: clients make empty ones by the config, whatever a layer has left."""
     kind = value.type.tensor_type
     shape = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
     if ".key" in value.name or ".value" in value.name:

@@ -79,7 +79,7 @@ class OnnxWhisper(OnCpu, WhisperForConditionalGeneration):
     def get_encoder(self, modality: str | None = None) -> Any:
         return self.onnx_encoder
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_features: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,

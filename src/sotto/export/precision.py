@@ -15,6 +15,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
+from sotto.export.graphs import quiet
+
 Precision = Literal["float32", "float16", "int8"]
 
 
@@ -33,7 +35,7 @@ def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     The table of tokens too, which is the output head's: onnxruntime's own quantization leaves a transposed weight.
     """
     quantize_table(model)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         before, after = Path(scratch) / "before.onnx", Path(scratch) / "after.onnx"
         write_graph(model, before)
         quantize_dynamic(
@@ -110,7 +112,7 @@ def replace(graph: onnx.GraphProto, old: onnx.NodeProto, new: Iterator[onnx.Node
 
 def is_large(model: onnx.ModelProto) -> bool:
     """Whether one file cannot hold it: protocol buffers end at 2 GiB."""
-    return model.ByteSize() > 2**31 - 2**24
+    return bool(model.ByteSize() > 2**31 - 2**24)
 
 
 def write_graph(model: onnx.ModelProto, path: Path, **settings: Any) -> None:

@@ -98,10 +98,10 @@ def dequantize(model: Any) -> None:
         table, head = tied_embedding(model)
         embedding = nn.Embedding.from_pretrained(model.get_submodule(table).weight, freeze=False)
         tokens, width = embedding.weight.shape
-        linear = nn.Linear(width, tokens, bias=False, device="meta")
-        linear.weight = embedding.weight
+        tied = nn.Linear(width, tokens, bias=False, device="meta")
+        tied.weight = embedding.weight
         model.set_submodule(table, embedding)
-        model.set_submodule(head, linear)
+        model.set_submodule(head, tied)
         model.config.sotto = to_json(replace(structure_of(model), embedding=None))
 
 
@@ -113,5 +113,5 @@ def floating_linear(old: QuantizedLinear, width: int) -> nn.Linear:
         new = GatheredLinear(width, len(old.columns), old.out_features, bias=False, device="meta")
         new.columns = old.columns
     new.weight = nn.Parameter(weight)
-    new.bias = old.bias
+    new.register_parameter("bias", old.bias)
     return new

@@ -1,0 +1,193 @@
+"""Exports to ONNX: opened by onnxruntime, and held to the model that they were made of."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from recognizers import ARCHITECTURES
+from recognizers import recognizer as of_architecture
+from sotto.checkpoint import Recognizer
+from sotto.decoding import Decoding, Transcription
+from sotto.errors import SottoError
+from sotto.export import export, is_export, open_export
+from sotto.methods import Quantization, StepContext, methods
+from sotto.opening import cost_of, open_model
+from sotto.surgery import (
+    drop_module,
+    factor,
+    gather_inputs,
+    get_linear,
+    keep_channels,
+    keep_heads,
+    layers_of,
+    narrow_ffn,
+)
+from tones import clip, square_wave, tiny_whisper, write_folder
+
+
+def mixed(found: Recognizer) -> Recognizer:
+    """A different shape in every place that can have one: no other layer of the model is like it."""
+    for stack, index in list(layers_of(found.model)):
+        if index:
+            continue
+        attention = stack.attentions[0]
+        if not found.architecture.name.endswith("rotary"):  # whose attention keeps its heads
+            keep_heads(found.model, stack, index, attention, [1])
+        narrow_ffn(found.model, stack, index, stack.feed_forwards[0], [0, 2, 3, 7, 9])
+        for convolution in stack.convolutions:
+            keep_channels(found.model, stack, index, convolution, [0, 1, 5, 6, 7])
+        factor_at_random(found, stack, index, attention.projections[0])
+        gather_inputs(found.model, stack, index, attention.projections[1], list(range(3, 11)))
+        if len(stack.attentions) > 1:
+            drop_module(found.model, stack, index, stack.attentions[1])
+    return found
+
+
+def factor_at_random(found: Recognizer, stack: Any, index: int, linear: str) -> None:
+    old = get_linear(found.model, stack, index, linear)
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, old.in_features), (old.out_features, 3), (old.out_features,))
+    factor(found.model, stack, index, linear, *(0.3 * torch.randn(shape, generator=generator) for shape in shapes))
+
+
+Both = tuple[Recognizer, Path]
+"""A model, and the folder it was exported to."""
+WHISPERS = [("whisper", "dense"), ("whisper", "mixed")]
+KINDS = [*WHISPERS, *((name, "mixed") for name in ARCHITECTURES[1:])]
+
+
+@pytest.fixture(scope="module")
+def exported_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, str]], Both]:
+    @cache
+    def made(kind: tuple[str, str]) -> Both:
+        sizes = {"encoder_layers": 2, "decoder_layers": 2}
+        found = Recognizer(*tiny_whisper(**sizes)) if kind[0] == "whisper" else of_architecture(kind[0])
+        found.model.eval()
+        folder = tmp_path_factory.mktemp("export")
+        export(mixed(found) if kind[1] == "mixed" else found, folder / "onnx", to="onnx", audio=clips_in(folder))
+        return found, folder / "onnx"
+
+    return made
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def both(request: pytest.FixtureRequest, exported_by: Callable[[tuple[str, str]], Both]) -> Both:
+    return exported_by(request.param)
+
+
+@pytest.fixture(params=WHISPERS, ids=str)
+def whisper(request: pytest.FixtureRequest, exported_by: Callable[[tuple[str, str]], Both]) -> Both:
+    return exported_by(request.param)
+
+
+def clips_in(folder: Path) -> Path:
+    return write_folder(folder / "clips", ["one", "two", "three"], [0.6, 0.75, 0.9])
+
+
+def test_an_export_computes_what_the_model_computes(both: Both) -> None:
+    model, exported = both[0], open_export(both[1])
+    inputs = model.family.inputs([square_wave(300, 0.9), square_wave(200, 0.5)])
+    if model.model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.tensor([[1, 5, 9, 11], [1, 4, 2, 3]])
+    with torch.no_grad():
+        expected = model.family.logits(inputs)
+    torch.testing.assert_close(exported.family.logits(inputs), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_it_writes_what_the_model_writes(both: Both, timestamps: bool) -> None:
+    """Token by token with what is kept of those before; longer than the window too."""
+    assert transcripts(open_export(both[1]), timestamps=timestamps) == transcripts(both[0], timestamps=timestamps)
+
+
+def test_it_searches_as_the_model_searches(whisper: Both) -> None:
+    assert transcripts(open_export(whisper[1]), beams=2) == transcripts(whisper[0], beams=2)
+
+
+def transcripts(found: Recognizer, **settings: Any) -> list[Transcription]:
+    clips = [clip("one", 0.6), clip("two", 0.8), clip("three", 2.5)]
+    return list(found.family.transcribe(clips, Decoding(batch_size=2, **settings)))
+
+
+def test_it_is_measured_as_a_model_is(both: Both) -> None:
+    folder = both[1]
+    numbers, before = cost_of(open_model(folder), str(folder)), cost_of(both[0], "model")
+    assert (numbers.parameters, numbers.encoder_flops) == (before.parameters, before.encoder_flops)
+    assert numbers.bytes_on_disk == sum(path.stat().st_size for path in (folder / "onnx").iterdir())
+    assert not any((folder / "onnx").glob("*_data"))
+
+
+def test_a_quantized_model_is_exported_in_floats_and_in_whole_numbers(tmp_path: Path) -> None:
+    found = Recognizer(*tiny_whisper())
+    step = Quantization(embedding_bits=8)
+    methods.handler(step)(found, step, StepContext(tmp_path))
+    clips = clips_in(tmp_path)
+    plain = export(found, tmp_path / "plain", to="onnx", audio=clips)
+    whole = export(found, tmp_path / "whole", to="onnx", precision="int8", audio=clips)
+    assert plain.agreement.scores < 1e-5 < whole.agreement.scores < 0.1
+    assert found.structure.embedding is not None  # the model itself stays as it was
+    graph = onnx.load(tmp_path / "whole" / "onnx" / "decoder_model_merged_quantized.onnx").graph
+    tokens, width = found.model.config.vocab_size, found.model.config.d_model
+    tables = [tensor for tensor in graph.initializer if sorted(tensor.dims) == sorted((tokens, width))]
+    assert [tensor.data_type for tensor in tables] == [onnx.TensorProto.INT8]  # once, for both ends of the decoder
+
+
+def test_half_precision_takes_half(tmp_path: Path) -> None:
+    found = Recognizer(*tiny_whisper(d_model=64, attention_heads=2))
+    record = export(found, tmp_path / "half", to="onnx", precision="float16", audio=clips_in(tmp_path))
+    assert 1e-6 < record.agreement.scores < 5e-3
+    kinds = {
+        tensor.data_type
+        for path in (tmp_path / "half" / "onnx").iterdir()
+        for tensor in onnx.load(path).graph.initializer
+        if np.prod(tensor.dims) > 64
+    }
+    assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+def test_an_export_that_computes_something_else_is_refused_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = of_architecture("parakeet")
+    damaged = of_architecture("parakeet")
+    with torch.no_grad():
+        damaged.model.ctc_head.weight.mul_(1.01)
+    monkeypatch.setattr("sotto.export.onnx_folder.floating_copy", lambda _: damaged.model)
+    with pytest.raises(SottoError, match=r"does not compute .*: its scores differ by 0.0\d+ of their size, more than"):
+        export(found, tmp_path / "out", to="onnx", audio=clips_in(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    found = of_architecture("parakeet")
+    with pytest.raises(SottoError, match="unknown target 'onx'; did you mean 'onnx'"):
+        export(found, tmp_path / "out", to="onx")
+    with pytest.raises(SottoError, match="onnx is written in float32, float16, int8; found precision 'int4'"):
+        export(found, tmp_path / "out", to="onnx", precision="int4")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "text").write_text("mine")
+    with pytest.raises(SottoError, match="exists and is no export; name a new folder"):
+        export(found, tmp_path / "notes", to="onnx")
+    assert not is_export(tmp_path / "notes")
+
+
+def test_a_damaged_record_is_said(tmp_path: Path) -> None:
+    (tmp_path / "sotto_export.json").write_text("{}")
+    with pytest.raises(SottoError, match=r"sotto_export.json is of version None and this Sotto reads 1; export"):
+        open_export(tmp_path)
+    (tmp_path / "sotto_export.json").write_text("{")
+    with pytest.raises(SottoError, match=r"sotto_export.json: cannot be read \(.*\); export the model again"):
+        open_export(tmp_path)
+
+
+def test_words_cannot_be_timed_without_attentions(whisper: Both) -> None:
+    exported = open_export(whisper[1])
+    features = exported.family.inputs([square_wave(300, 0.9)])["input_features"]
+    with pytest.raises(SottoError, match="gives no attentions; times of words need the checkpoint"):
+        exported.model(features, decoder_input_ids=torch.tensor([[1]]), output_attentions=True)
