@@ -5,6 +5,7 @@ from sotto.checkpoint import Recognizer, load
 from sotto.compress import compress
 from sotto.data import DataConfig
 from sotto.errors import SottoError
+from sotto.export import export
 from sotto.methods import (
     AdaptivePruning,
     DistilWhisper,
@@ -45,6 +46,7 @@ __all__ = [
     "StructuredMagnitude",
     "Training",
     "compress",
+    "export",
     "load",
 ]
 
