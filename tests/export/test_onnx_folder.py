@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from mixed_shapes import mixed
 from recognizers import ARCHITECTURES
 from recognizers import recognizer as of_architecture
 from sotto.checkpoint import Recognizer
@@ -18,43 +19,7 @@ from sotto.errors import SottoError
 from sotto.export import export, is_export, open_export
 from sotto.methods import Quantization, StepContext, methods
 from sotto.opening import cost_of, open_model
-from sotto.surgery import (
-    drop_module,
-    factor,
-    gather_inputs,
-    get_linear,
-    keep_channels,
-    keep_heads,
-    layers_of,
-    narrow_ffn,
-)
 from tones import clip, square_wave, tiny_whisper, write_folder
-
-
-def mixed(found: Recognizer) -> Recognizer:
-    """A different shape in every place that can have one: no other layer of the model is like it."""
-    for stack, index in list(layers_of(found.model)):
-        if index:
-            continue
-        attention = stack.attentions[0]
-        if not found.architecture.name.endswith("rotary"):  # whose attention keeps its heads
-            keep_heads(found.model, stack, index, attention, [1])
-        narrow_ffn(found.model, stack, index, stack.feed_forwards[0], [0, 2, 3, 7, 9])
-        for convolution in stack.convolutions:
-            keep_channels(found.model, stack, index, convolution, [0, 1, 5, 6, 7])
-        factor_at_random(found, stack, index, attention.projections[0])
-        gather_inputs(found.model, stack, index, attention.projections[1], list(range(3, 11)))
-        if len(stack.attentions) > 1:
-            drop_module(found.model, stack, index, stack.attentions[1])
-    return found
-
-
-def factor_at_random(found: Recognizer, stack: Any, index: int, linear: str) -> None:
-    old = get_linear(found.model, stack, index, linear)
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((3, old.in_features), (old.out_features, 3), (old.out_features,))
-    factor(found.model, stack, index, linear, *(0.3 * torch.randn(shape, generator=generator) for shape in shapes))
-
 
 Both = tuple[Recognizer, Path]
 """A model, and the folder it was exported to."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,7 @@ from torch.export import Dim
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from sotto.checkpoint import Recognizer
 from sotto.families import Ctc
-from sotto.surgery import dequantize
 
 OPSET = 20  # what onnxruntime-web knows too; with 23 attention is one operator
 
@@ -109,13 +106,6 @@ class Sizes:
 def past_names(layers: int, kinds: Sequence[str] = ("decoder", "encoder")) -> list[str]:
     """Names of keys and values by layer, as transformers.js and optimum have them, without what comes before."""
     return [f"{layer}.{kind}.{part}" for layer in range(layers) for kind in kinds for part in ("key", "value")]
-
-
-def floating_copy(recognizer: Recognizer) -> Any:
-    """The model in float32, with plain weights where they were quantized: a runtime has whole numbers of its own."""
-    model = copy.deepcopy(recognizer.model).cpu().float().eval()
-    dequantize(model)
-    return model
 
 
 def encoder_graph(model: Any) -> onnx.ModelProto:

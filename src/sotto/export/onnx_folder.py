@@ -12,7 +12,8 @@ from transformers import AutoConfig, GenerationConfig
 from sotto.architectures import architecture_of
 from sotto.auto_classes import plain_config
 from sotto.checkpoint import Recognizer
-from sotto.export.graphs import decoder_graphs, encoder_graph, floating_copy, frame_graph
+from sotto.export.copies import floating_copy
+from sotto.export.graphs import decoder_graphs, encoder_graph, frame_graph
 from sotto.export.merging import merged
 from sotto.export.onnx_models import Graph, OnnxParakeet, OnnxWav2Vec2Conformer, OnnxWhisper
 from sotto.export.precision import Precision, in_precision, write_graph

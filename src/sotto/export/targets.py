@@ -22,7 +22,7 @@ class Target:
 
     module: str
     precisions: tuple[str, ...]
-    extra: str
+    extra: str = ""
     """of the package: `pip install sotto[extra]`"""
 
     def write(self, recognizer: Recognizer, folder: Path, precision: str) -> None:
@@ -43,6 +43,7 @@ class Target:
 
 TARGETS: Mapping[str, Target] = {
     "onnx": Target("sotto.export.onnx_folder", ("float32", "float16", "int8"), "onnx"),
+    "transformers": Target("sotto.export.transformers_folder", ("float32", "float16", "bfloat16")),
 }
 
 

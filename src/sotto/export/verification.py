@@ -40,6 +40,7 @@ class Tolerance:
 TOLERANCES = {
     "float32": Tolerance(1e-3, 1e-3, same_transcripts=True),
     "float16": Tolerance(2e-2, 1e-2, same_transcripts=False),
+    "bfloat16": Tolerance(5e-2, 2e-2, same_transcripts=False),
     "int8": Tolerance(2e-1, 1e-1, same_transcripts=False),
 }
 

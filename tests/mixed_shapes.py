@@ -1,0 +1,42 @@
+"""A recogniser whose first layers are narrower in every way that they can be."""
+
+from typing import Any
+
+import torch
+
+from sotto.checkpoint import Recognizer
+from sotto.surgery import (
+    drop_module,
+    factor,
+    gather_inputs,
+    get_linear,
+    keep_channels,
+    keep_heads,
+    layers_of,
+    narrow_ffn,
+)
+
+
+def mixed(found: Recognizer) -> Recognizer:
+    """Changed in place: heads, neurons, channels, factors, inputs, and one attention less where there are two."""
+    for stack, index in list(layers_of(found.model)):
+        if index:
+            continue
+        attention = stack.attentions[0]
+        if not found.architecture.name.endswith("rotary"):  # whose attention keeps its heads
+            keep_heads(found.model, stack, index, attention, [1])
+        narrow_ffn(found.model, stack, index, stack.feed_forwards[0], [0, 2, 3, 7, 9])
+        for convolution in stack.convolutions:
+            keep_channels(found.model, stack, index, convolution, [0, 1, 5, 6, 7])
+        factor_at_random(found, stack, index, attention.projections[0])
+        gather_inputs(found.model, stack, index, attention.projections[1], list(range(3, 11)))
+        if len(stack.attentions) > 1:
+            drop_module(found.model, stack, index, stack.attentions[1])
+    return found
+
+
+def factor_at_random(found: Recognizer, stack: Any, index: int, linear: str) -> None:
+    old = get_linear(found.model, stack, index, linear)
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, old.in_features), (old.out_features, 3), (old.out_features,))
+    factor(found.model, stack, index, linear, *(0.3 * torch.randn(shape, generator=generator) for shape in shapes))
