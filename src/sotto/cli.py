@@ -243,11 +243,9 @@ def inspect(model: Model) -> None:
 @app.command()
 def export(
     model: Model,
-    to: Annotated[str, typer.Option(help="The runtime: onnx, or transformers (plain, without Sotto).")],
+    to: Annotated[str, typer.Option(help="The runtime: onnx, lite-whisper, transformers.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the export.")],
-    precision: Annotated[
-        str, typer.Option(help="float32, float16, or for onnx int8, for transformers bfloat16.")
-    ] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, float16; for onnx int8, else bfloat16.")] = "float32",
     audio: Annotated[str | None, typer.Option(help="Audio to compare on; a few bundled clips if none.")] = None,
     language: Language = None,
 ) -> None:

@@ -43,6 +43,7 @@ class Target:
 
 TARGETS: Mapping[str, Target] = {
     "onnx": Target("sotto.export.onnx_folder", ("float32", "float16", "int8"), "onnx"),
+    "lite-whisper": Target("sotto.export.lite_whisper_folder", ("float32", "float16", "bfloat16")),
     "transformers": Target("sotto.export.transformers_folder", ("float32", "float16", "bfloat16")),
 }
 

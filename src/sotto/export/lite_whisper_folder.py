@@ -1,0 +1,101 @@
+"""The target `lite-whisper`: the layout in which LiteASR published its checkpoints (Kamahori et al., 2025).
+
+A Whisper whose config lists, for every layer of the encoder, the ranks of the linears that have two factors. These are
+stored as `weight1` (inputs, rank), `weight2` (rank, outputs) and `bias`, all else as in Whisper.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
+
+from sotto.architectures import architecture_of
+from sotto.auto_classes import plain_config
+from sotto.checkpoint import DTYPES, Recognizer
+from sotto.errors import SottoError
+from sotto.export.copies import floating_copy
+from sotto.structure import LayerStructure, Structure
+from sotto.surgery import factor, layer_path, structure_of
+
+MODEL_TYPE = "lite-whisper"
+PREFIX = "self_attn."  # of attention's linears; the ranks have short names
+
+
+def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
+    """Config, weights, generation config, tokenizer and feature extractor. Raises SottoError for other shapes."""
+    model = floating_copy(recognizer)
+    structure = structure_of(model)
+    check(structure)
+    folder.mkdir(exist_ok=True)
+    config = plain_config(model.config, {}).to_dict() | {
+        "model_type": MODEL_TYPE,
+        "architectures": ["LiteWhisperForConditionalGeneration"],
+        "dtype": precision,
+        "low_rank_config": [
+            {name.removeprefix(PREFIX): rank for name, rank in layer.ranks.items()}
+            for layer in structure.stacks["encoder"].layers
+        ],
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    weights = {key: tensor.to(DTYPES[precision]) for key, tensor in published(model).items()}
+    save_torch_state_dict(weights, folder, metadata={"format": "pt"})
+    generation = recognizer.family.generation_config()
+    assert generation is not None
+    generation.save_pretrained(folder)
+    recognizer.processor.save_pretrained(folder)
+    recognizer.processor.feature_extractor.save_pretrained(folder)
+
+
+def check(structure: Structure) -> None:
+    """Raises SottoError for anything but low rank in the encoder of a Whisper."""
+    if structure.architecture != "whisper":
+        raise SottoError(f"lite-whisper is a layout for Whisper; this is a {structure.architecture}")
+    for name, stack in structure.stacks.items():
+        for index, layer in enumerate(stack.layers):
+            allowed = LayerStructure(layer.base_layer, reduced=layer.reduced)
+            if replace(layer, ranks={} if name == "encoder" else layer.ranks) != allowed:
+                raise SottoError(
+                    f"{name} layer {index}: lite-whisper knows factors in the encoder only, and this layer has other "
+                    "changes; export to onnx instead"
+                )
+
+
+def published(model: Any) -> dict[str, torch.Tensor]:
+    """The weights under LiteASR's names, contiguous, the head that is the table of tokens left out."""
+    found = {key: tensor for key, tensor in model.state_dict().items() if key != "proj_out.weight"}
+    for key in list(found):
+        for part, name in ((".first.weight", ".weight1"), (".second.weight", ".weight2"), (".second.bias", ".bias")):
+            if key.endswith(part):
+                tensor = found.pop(key)
+                found[key.removesuffix(part) + name] = tensor.T.contiguous() if tensor.ndim == 2 else tensor
+    return found
+
+
+def read(folder: Path, precision: str) -> Recognizer:
+    """A checkpoint in that layout, ours or a published one, as a recogniser in float32."""
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    ranks = values.pop("low_rank_config")
+    config = WhisperConfig(**{key: value for key, value in values.items() if key not in ("model_type", "auto_map")})
+    weights = {key: tensor.float() for path in folder.glob("*.safetensors") for key, tensor in load_file(path).items()}
+    model: Any = WhisperForConditionalGeneration(config)
+    stack = architecture_of(config).stack("encoder")
+    for index, layer in enumerate(ranks):
+        for name in layer:
+            linear = name if name.startswith("fc") else PREFIX + name
+            path = layer_path(stack, index, linear)
+            first, second = weights.pop(f"{path}.weight1"), weights.pop(f"{path}.weight2")
+            factor(model, stack, index, linear, first.T, second.T, weights.pop(f"{path}.bias"))
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    lost = [key for key in missing if not any(part in key for part in (".first.", ".second.", "proj_out."))]
+    if lost or unexpected:
+        raise SottoError(f"{folder}: the weights do not fit the config: {[*lost, *unexpected][0]}")
+    model.tie_weights()
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return Recognizer(model.eval(), WhisperProcessor.from_pretrained(folder), precision, folder=folder)
