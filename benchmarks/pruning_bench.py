@@ -23,6 +23,7 @@ from sotto.decoding import Decoding
 from sotto.measurement import evaluate, measure_cost
 from sotto.methods import FineTuning, StepContext, methods
 from sotto.metrics.errors import ErrorReport, Interval, compare, measure_errors
+from sotto.metrics.speed import machine
 from sotto.report.formats import points, rate
 from sotto.side_by_side import Timing, benchmark
 from sotto.structure import to_json
@@ -60,6 +61,8 @@ class Measured:
     notes: Sequence[str]
     transcripts: Sequence[tuple[str, str, str]]
     """name, reference and hypothesis of every test clip, as they are"""
+    machine: dict[str, Any]
+    """that measured it: several may share the work"""
 
     def errors(self, normalizer: Normalizer) -> ErrorReport:
         names, references, hypotheses = zip(*self.transcripts, strict=True)
@@ -153,6 +156,7 @@ class Bench:
             to_json(recognizer.structure),
             notes,
             [(clip.name, clip.reference, clip.hypothesis) for clip in report.per_clip],
+            machine(),
         )
 
     @property
@@ -185,6 +189,7 @@ def row_of(bench: Bench, way: str, own: Measured, dense: Measured) -> dict[str, 
         "peak_memory": own.peak_memory,
         **rates_of(bench, own, dense if own is not dense else None),
         "notes": list(own.notes),
+        "machine": own.machine,
     }
 
 

@@ -94,7 +94,7 @@ def bench_on(folder: Path) -> pruning_bench.Bench:
 
 
 def measured_of(*transcripts: tuple[str, str, str]) -> pruning_bench.Measured:
-    return pruning_bench.Measured(10, 8, 5, 20, None, {}, (), transcripts)
+    return pruning_bench.Measured(10, 8, 5, 20, None, {}, (), transcripts, {})
 
 
 def test_texts_as_they_are_are_read_by_any_normalizer(tmp_path: Path) -> None:
