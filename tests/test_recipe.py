@@ -7,6 +7,7 @@ import yaml
 
 from sotto.configuration import read_yaml
 from sotto.errors import SottoError
+from sotto.export import Export
 from sotto.methods import LowRank
 from sotto.recipe import parse_recipe, recipe_as_yaml
 
@@ -26,7 +27,8 @@ def test_a_recipe_becomes_dataclasses() -> None:
 
 
 def test_the_resolved_recipe_reads_back_as_the_same() -> None:
-    recipe = parse_recipe(VALUES, "r.yaml")
+    recipe = parse_recipe(VALUES | {"export": ["onnx", {"lite-whisper": {"precision": "float16"}}]}, "r.yaml")
+    assert recipe.export == (Export("onnx"), Export("lite-whisper", "float16"))
     assert parse_recipe(yaml.safe_load(recipe_as_yaml(recipe)), "again") == recipe
 
 
@@ -46,6 +48,11 @@ def test_the_resolved_recipe_reads_back_as_the_same() -> None:
         ({"data": {"test": {}}}, "missing key 'path'"),
         ({"dtype": "float8"}, "float32, float16, bfloat16"),
         ({"seed": "one"}, "seed: expected int"),
+        ({"export": "onnx"}, "export: expected a list, found 'onnx'"),
+        ({"export": ["onyx"]}, "unknown target 'onyx'; did you mean 'onnx'"),
+        ({"export": [{"onnx": {"precision": "int4"}}]}, "onnx is written in float32, float16, int8; found .*'int4'"),
+        ({"export": [{"onnx": {"precison": "int8"}}]}, "did you mean 'precision'"),
+        ({"export": [{"onnx": {}, "transformers": {}}]}, "expected one target with its settings"),
     ],
 )
 def test_a_mistake_is_named(change: dict[str, object], message: str) -> None:

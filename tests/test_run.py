@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import sotto.run
 from digits import MODEL, some_clips
 from sotto.checkpoint import load
 from sotto.errors import NotAcceptedError, SottoError
+from sotto.export.record import read_record
 from sotto.metrics.cost import count_parameters
 from sotto.recipe import Recipe, parse_recipe
 from sotto.run import carry_out
@@ -71,6 +73,20 @@ def test_a_second_start_skips_what_is_finished(data: Path, finished: tuple[Path,
     assert said == ["base: measured already", "low_rank: finished already"]
     assert (folder / "steps" / "1-low_rank" / "model" / "model.safetensors").stat().st_mtime_ns == written
     assert again.models[1].errors is not None
+
+
+def test_a_recipe_is_exported_once(data: Path, tmp_path: Path) -> None:
+    wanted = recipe(data, export=["transformers", {"lite-whisper": {"precision": "float16"}}])
+    said: list[str] = []
+    carry_out(wanted, data, tmp_path / "run", said.append)
+    assert said[-2:] == ["transformers-float32: exporting", "lite-whisper-float16: exporting"]
+    exports = tmp_path / "run" / "exports"
+    assert sorted(path.name for path in exports.iterdir()) == ["lite-whisper-float16", "transformers-float32"]
+    assert read_record(exports / "lite-whisper-float16").agreement.clips == 4
+    shutil.rmtree(exports / "transformers-float32")
+    said.clear()
+    carry_out(wanted, data, tmp_path / "run", said.append)
+    assert said[-2:] == ["transformers-float32: exporting", "lite-whisper-float16: exported already"]
 
 
 def test_another_recipe_is_refused_in_the_same_folder(data: Path, finished: tuple[Path, list[str]]) -> None:

@@ -11,6 +11,7 @@ from sotto.configuration import parse, to_plain
 from sotto.data import DataConfig
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
+from sotto.export import Export, parse_export
 from sotto.methods import methods
 from sotto.text import get_normalizer
 
@@ -65,6 +66,8 @@ class Recipe:
     pack_zeros: bool | None = None
     """store zeros as a bit each, in checkpoints that need `import sotto`; None does as the base does"""
     seed: int = 0
+    export: tuple[Export, ...] = ()
+    """what the last step's checkpoint is written as, for other runtimes"""
 
     def __post_init__(self) -> None:
         if not self.steps:
@@ -84,12 +87,17 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
     if not isinstance(listed, list):
         raise SottoError(f"{where}: steps: expected a list, found {listed!r}")
     steps = tuple(methods.parse(entry, f"{where}: steps[{index}]") for index, entry in enumerate(listed))
-    recipe = parse(Recipe, {**values, "steps": listed}, where)
-    return replace(recipe, steps=steps)
+    exports = values.get("export") or []
+    if not isinstance(exports, list):
+        raise SottoError(f"{where}: export: expected a list, found {exports!r}")
+    written = tuple(parse_export(entry, f"{where}: export[{index}]") for index, entry in enumerate(exports))
+    recipe = parse(Recipe, {**values, "steps": listed, "export": []}, where)
+    return replace(recipe, steps=steps, export=written)
 
 
 def recipe_as_yaml(recipe: Recipe) -> str:
     """The resolved recipe: every setting, defaults included."""
     plain = to_plain(recipe)
     plain["steps"] = methods.to_plain(recipe.steps)
+    plain["export"] = [{each.to: {"precision": each.precision}} for each in recipe.export]
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -7,6 +7,7 @@ The folder of a run:
     steps/1-low_rank/           model/ and numbers.json (written last: a step with it is finished)
     steps/speed.json            latencies of all of them, measured in turn
     model/                      the last step's checkpoint
+    exports/onnx-int8/          what the recipe's `export` asks for
     report.html  report.json
 """
 
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from sotto.configuration import parse, to_plain
 from sotto.data import ClipSource, DataConfig, check_disjoint, fingerprint, open_data
 from sotto.distribution import processes
 from sotto.errors import NotAcceptedError, SottoError
+from sotto.export import CLIPS, clips_of, export_on, is_export
 from sotto.measurement import evaluate, measure_cost, measure_speeds, skipped_lines
 from sotto.methods import StepContext, methods
 from sotto.metrics.errors import ErrorReport, compare
@@ -129,6 +132,7 @@ def carry_out_steps(run: Run, recognizer: Recognizer, base: str | Path) -> RunNu
         if "test" in run.sources:
             numbers = with_speeds(numbers, speeds(run, base))
         write_report(numbers, run.folder)
+        write_exports(run)
     processes().wait_for_everyone()
     return numbers
 
@@ -324,6 +328,20 @@ def publish(run: Run, last: int) -> None:
     partial = run.folder / ".model.partial"
     shutil.copytree(run.step_folder(last, name) / "model", partial, copy_function=link_or_copy)
     partial.rename(target)
+
+
+def write_exports(run: Run) -> None:
+    """Write the last checkpoint as the recipe's `export` says; what was written and proved before stays."""
+    for each in run.recipe.export:
+        folder = run.folder / "exports" / each.name
+        if is_export(folder):
+            run.say(f"{each.name}: exported already")
+            continue
+        run.say(f"{each.name}: exporting")
+        recognizer = replace(load(run.folder / "model", device="cpu"), language=run.recipe.language)
+        known = run.sources.get("test") or run.sources.get("calibration")
+        clips = list(islice(known, CLIPS)) if known is not None else clips_of(None, recognizer)
+        export_on(recognizer, folder, each.to, each.precision, clips)
 
 
 def link_or_copy(source: str, target: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,13 +34,17 @@ def export(
     It is opened in its own runtime and compared with the model on the clips of `audio` (a few bundled ones where none
     are named). Raises SottoError, and leaves nothing, where it computes something else or the target does not take it.
     """
-    target, place = target_named(to, precision), Path(folder)
+    target_named(to, precision)  # before anything is loaded
+    recognizer = model if isinstance(model, Recognizer) else load(model, device="cpu")
+    recognizer = replace(recognizer, language=language or recognizer.language)
+    return export_on(recognizer, Path(folder), to, precision, clips_of(audio, recognizer))
+
+
+def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clips: Sequence[Clip]) -> ExportRecord:
+    """What `export` does once model and clips are there."""
+    target, cost = target_named(to, precision), measure_cost(recognizer, to)
     if place.exists() and not is_export(place) and (not place.is_dir() or any(place.iterdir())):
         raise SottoError(f"{place} exists and is no export; name a new folder")
-    recognizer = model if isinstance(model, Recognizer) else load(model, device="cpu")
-    recognizer.language = language or recognizer.language
-    clips = clips_of(audio, recognizer)
-    cost = measure_cost(recognizer, to)
     try:
         with partial_folder(place.resolve()) as partial:
             target.write(recognizer, partial, precision)

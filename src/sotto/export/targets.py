@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sotto.checkpoint import Recognizer
-from sotto.configuration import nearest
+from sotto.configuration import nearest, parse
 from sotto.errors import SottoError
 
 
@@ -56,3 +56,29 @@ def target_named(name: str, precision: str) -> Target:
     if precision not in found.precisions:
         raise SottoError(f"{name} is written in {', '.join(found.precisions)}; found precision '{precision}'")
     return found
+
+
+@dataclass(frozen=True)
+class Export:
+    """An entry of a recipe's `export`: a target, and in which precision."""
+
+    to: str
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        target_named(self.to, self.precision)
+
+    @property
+    def name(self) -> str:
+        """Of its folder in a run."""
+        return f"{self.to}-{self.precision}"
+
+
+def parse_export(entry: object, where: str) -> Export:
+    """`onnx`, or `{onnx: {precision: int8}}`. Raises SottoError for anything else."""
+    if isinstance(entry, str):
+        return Export(entry)
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise SottoError(f"{where}: expected one target with its settings, found {entry!r}")
+    ((name, settings),) = entry.items()
+    return parse(Export, {"to": name, **(settings or {})}, where)
