@@ -8,9 +8,9 @@ Every way is given the same number of training steps in all, and ends with the s
 and recover for `--recovery`; what is pruned at once recovers for both together. What the model has learnt before is not
 counted: "smaller from nothing" has these steps alone, with random weights. WER is on the test clips, with paired
 differences from the dense model after as much training, and 95 % intervals; `beyond` is what a way's WER is above that
-of the first way at the same target, paired too. Latency is that of models of the same shapes, the median of visits that
-take turns. What was trained and measured is kept in `--folder`, so that a second call goes on, and calls with some of
-the `--ways` and targets can share the work.
+of the first way, paired too, where both have the same size. Latency is that of models of the same shapes, the median of
+visits that take turns. What was trained and measured is kept in `--folder`, so that a second call goes on, and calls
+with some of the `--ways` and targets can share the work.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from sotto.side_by_side import SideBySide, Timing, benchmark
 from sotto.surgery import get_linear, linears_of
 
 OWN_SETTINGS = ("recovery", "gate_rate")
+SAME_SIZE = 0.05  # by how much two models may differ in parameters to be compared with one another
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
     short, whole = arguments.recovery, arguments.steps + arguments.recovery
     distilled = LayerwiseDistillation(bench.model)
     alone, taught = bench.fine_tuning(0, steps=whole), bench.fine_tuning(0, distilled, steps=whole)
-    after, after_taught = bench.fine_tuning(0, steps=short), bench.fine_tuning(0, distilled, steps=short)
+    after, after_taught = bench.fine_tuning(1, steps=short), bench.fine_tuning(1, distilled, steps=short)
 
     def gates(*terms: Any, **changes: Any) -> Callable[[float], list[Any]]:
         return lambda target: [
@@ -111,9 +112,9 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
     held_to = {target: own for name, target, own in found if name == first}
     for name, target, own in found:
         row = row_of(bench, name, own, dense) | {"target": target, "structure": own.structure}
-        if name != first and target in held_to:
-            ours = held_to[target].errors(bench.normalizer)
-            row["beyond"] = difference(ours, own.errors(bench.normalizer))
+        ours = held_to.get(target, own)
+        if ours is not own and abs(own.parameters / ours.parameters - 1) < SAME_SIZE:
+            row["beyond"] = difference(ours.errors(bench.normalizer), own.errors(bench.normalizer))
         yield row
 
 

@@ -25,6 +25,7 @@ from sotto.methods import FineTuning, StepContext, methods
 from sotto.metrics.errors import ErrorReport, Interval, compare, measure_errors
 from sotto.metrics.speed import machine
 from sotto.report.formats import points, rate
+from sotto.run_folder import write_text
 from sotto.side_by_side import Timing, benchmark
 from sotto.structure import to_json
 from sotto.text import Normalizer, get_normalizer
@@ -137,7 +138,7 @@ class Bench:
                 if stored.pop("measured_on") == measured_on:
                     return Measured(**stored)
             found = self.measure(*make())
-            path.write_text(json.dumps({"measured_on": measured_on, **asdict(found)}), encoding="utf-8")
+            write_text(path, json.dumps({"measured_on": measured_on, **asdict(found)}))
         return found
 
     def measure(self, recognizer: Recognizer, notes: Sequence[str]) -> Measured:
@@ -234,7 +235,7 @@ def check_folder(folder: Path, settings: dict[str, Any]) -> None:
     path, text = folder / "settings.json", json.dumps(settings, indent=1)
     with FileLock(folder / "settings.lock"):
         if not path.is_file():
-            path.write_text(text)
+            write_text(path, text)
         if path.read_text() != text:
             raise SystemExit(f"{folder} holds models trained with other settings; name another folder")
 

@@ -28,6 +28,7 @@ from sotto.methods import AdaptivePruning, HoldZeros, MagnitudePruning, SparseGr
 from sotto.methods.removal import remove_idle
 
 IMP_ROUNDS = 4
+OWN_SETTINGS = ("encoder_only",)
 WAYS = ("one-shot", "IMP, global", "IMP, layer", "SGL", "SGL, recovered")
 DENSE = "dense"
 
@@ -116,9 +117,11 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
     groups = arguments.groups[0]
     if "one-shot" in arguments.ways:
         dense = partial(bench.trained, "dense-0", bench.fine_tuning(0))
+        name = f"adaptive-{groups.replace('/', '-')}"
         yield from by_magnitude("one-shot magnitude", "one-shot", dense, arguments)
-        yield from by_statistics("adaptive thresholds without SGL", "adaptive", dense, arguments, groups)
-        yield Case("thresholds by search without SGL", "adaptive-search", dense, AdaptivePruning(**kinds(groups)))
+        yield from by_statistics("adaptive thresholds without SGL", name, dense, arguments, groups)
+        step = AdaptivePruning(**kinds(groups))
+        yield Case("thresholds by search without SGL", f"{name}-search", dense, step)
     for scope in ("global", "layer"):
         for share in arguments.shares if f"IMP, {scope}" in arguments.ways else ():
             rounds = MagnitudePruning(share, scope, IMP_ROUNDS, bench.fine_tuning(0), remove=False)
@@ -137,10 +140,10 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
 
 
 def recovered(bench: Bench, lasso: Lasso, arguments: argparse.Namespace) -> Iterator[Case]:
-    """Half of the steps with the penalty, then thresholds, then the other half with the zeros held."""
+    """Half of the steps with the penalty, thresholds, then the other half on clips drawn anew, with the zeros held."""
     half = bench.training.steps // 2
     penalized = bench.fine_tuning(lasso.seed, lasso.objective, steps=half)
-    recovery = bench.fine_tuning(lasso.seed, HoldZeros(), steps=bench.training.steps - half)
+    recovery = bench.fine_tuning(lasso.seed + 1, HoldZeros(), steps=bench.training.steps - half)
     for thresholds in arguments.thresholds:
         pruning = AdaptivePruning(**thresholds.values, **kinds(lasso.groups))
         name = f"{lasso.name}-recovered-{thresholds.name}"
@@ -210,7 +213,7 @@ def main() -> None:
     parser.add_argument("--encoder-only", action="store_true", help="for a CTC model")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     arguments = parser.parse_args()
-    bench, settings = opened(arguments, (), arguments.memory)
+    bench, settings = opened(arguments, OWN_SETTINGS, arguments.memory)
     settings["thresholds"] = [thresholds.values for thresholds in arguments.thresholds]
     found = printed(rows(bench, arguments), line)
     print(write_results(f"structured-sparsity-{arguments.name}", {"settings": settings, "rows": found}))

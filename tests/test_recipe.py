@@ -7,7 +7,7 @@ import yaml
 
 from sotto.configuration import read_yaml
 from sotto.errors import SottoError
-from sotto.export import Export
+from sotto.exports import Export
 from sotto.methods import LowRank
 from sotto.recipe import parse_recipe, recipe_as_yaml
 

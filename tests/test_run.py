@@ -16,7 +16,7 @@ import sotto.run
 from digits import MODEL, some_clips
 from sotto.checkpoint import load
 from sotto.errors import NotAcceptedError, SottoError
-from sotto.export.record import read_record
+from sotto.exports.record import read_record
 from sotto.metrics.cost import count_parameters
 from sotto.recipe import Recipe, parse_recipe
 from sotto.run import carry_out

@@ -5,7 +5,7 @@ from sotto.checkpoint import Recognizer, load
 from sotto.compress import compress
 from sotto.data import DataConfig
 from sotto.errors import SottoError
-from sotto.export import export
+from sotto.exports import export
 from sotto.methods import (
     AdaptivePruning,
     DistilWhisper,

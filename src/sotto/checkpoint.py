@@ -33,6 +33,7 @@ from sotto.surgery import get_any_linear, linears_of, pack_linear, structure_of,
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNHEARD = ("wav2vec2_conformer.masked_spec_embed",)  # weights for training alone, which a checkpoint may lack
+EXPORT_RECORD = "sotto_export.json"  # in a folder that was exported
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOLERANCE = {
     torch.float32: 1e-4,
@@ -142,7 +143,9 @@ def readable(name: str | Path) -> Iterator[None]:
     except SafetensorError as error:
         raise SottoError(f"{name}: the weights are damaged ({error}); fetch or save the checkpoint again") from error
     except Exception as error:  # tokenizers raises nothing narrower, and a damaged JSON file gives any of them
-        if not Path(name).exists():
+        if (Path(name) / EXPORT_RECORD).is_file():
+            reason = "is an export for another runtime; name the checkpoint that it was made of"
+        elif not Path(name).exists():
             reason = "no such folder, and no checkpoint of that id could be opened from the hub; check the path"
         elif "ignore_mismatched_sizes" in str(error):
             reason = "the weights do not fit the config: their sizes differ; take both from the same checkpoint"
@@ -229,6 +232,22 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
     config = config_on_disk(model)
     config.dtype = dtype
     config.save_pretrained(folder)
+    write_beside(recognizer, folder)
+    tied = set(model._tied_weights_keys or ()) if getattr(config, "tie_word_embeddings", False) else set()
+    state = {key: value for key, value in model.state_dict().items() if key not in tied}
+    scales = {f"{name}.scale" for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
+    kept = {key: torch.float16 if key in scales else dtype for key in state}  # which holds scales without a loss
+    state = {key: value.to(kept[key]) if value.is_floating_point() else value for key, value in state.items()}
+    save_torch_state_dict(state, folder, metadata={"format": "pt"})
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_beside(recognizer: Recognizer, folder: Path) -> None:
+    """What belongs beside the weights, whatever runtime they are for: decoding settings, tokenizer, features.
+
+    Raises SottoError for settings that transformers refuses, OSError where the disk is full.
+    """
     generation = recognizer.family.generation_config()
     if generation is not None:
         try:
@@ -240,14 +259,6 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
         recognizer.processor.save_pretrained(folder)
     except Exception as error:  # tokenizers raises nothing narrower when the disk is full
         raise OSError(str(error)) from error
-    tied = set(model._tied_weights_keys or ()) if getattr(config, "tie_word_embeddings", False) else set()
-    state = {key: value for key, value in model.state_dict().items() if key not in tied}
-    scales = {f"{name}.scale" for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
-    kept = {key: torch.float16 if key in scales else dtype for key in state}  # which holds scales without a loss
-    state = {key: value.to(kept[key]) if value.is_floating_point() else value for key, value in state.items()}
-    save_torch_state_dict(state, folder, metadata={"format": "pt"})
-    if card is not None:
-        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def packed_copy(recognizer: Recognizer, dtype: torch.dtype) -> Recognizer:

@@ -255,7 +255,7 @@ def export(
 
         sotto export runs/small/model --to onnx --precision int8 -o small-onnx
     """
-    from sotto.export import export as write
+    from sotto.exports import export as write
 
     found = write(model, output, to=to, precision=precision, audio=audio, language=language).agreement
     show(

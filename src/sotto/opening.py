@@ -7,24 +7,33 @@ from pathlib import Path
 import torch
 
 from sotto.checkpoint import Recognizer, load
-from sotto.export import is_export, open_export
-from sotto.export.record import read_record
+from sotto.errors import SottoError
+from sotto.exports import TARGETS, is_export, open_export
+from sotto.exports.record import read_record
 from sotto.measurement import measure_cost
 from sotto.report.numbers import ModelNumbers
-
-WEIGHTS = (".onnx", ".onnx_data", ".safetensors")
 
 
 def open_model(
     name: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Recognizer:
-    """A checkpoint on `device` in `dtype`; an export on the CPU, in its own precision."""
-    return open_export(name) if is_export(name) else load(name, device=device, dtype=dtype)
+    """A checkpoint on `device` in `dtype`, or an export; another runtime than torch has its own of both.
+
+    Raises SottoError where such an export is asked for in another precision than float32, in which it is called.
+    """
+    if not is_export(name):
+        return load(name, device=device, dtype=dtype)
+    target, found = TARGETS[read_record(Path(name)).target], open_export(name)
+    if target.in_torch:
+        found.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype or torch.float32)
+    elif dtype not in (None, torch.float32):
+        raise SottoError(f"{name}: an export has the precision that it was written in; leave out dtype")
+    return found
 
 
 def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:
-    """Parameters and FLOPs, for an export those of the model that it was made of; bytes on disk."""
-    if not is_export(name):
+    """Parameters and FLOPs; of a graph, which does not tell them, those of the model that it was made of."""
+    if not is_export(name) or TARGETS[read_record(Path(name)).target].in_torch:
         return measure_cost(recognizer, name)
     record, folder = read_record(Path(name)), Path(name)
     return ModelNumbers(
@@ -33,7 +42,7 @@ def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:
         encoder_flops=record.encoder_flops,
         decoder_flops=record.decoder_flops,
         decoder_tokens=record.decoder_tokens,
-        bytes_on_disk=sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in WEIGHTS),
+        bytes_on_disk=sum(path.stat().st_size for path in folder.rglob("*") if path.suffix.startswith(".onnx")),
         layers=(),
         window_seconds=record.window_seconds,
     )

@@ -11,7 +11,7 @@ from sotto.configuration import parse, to_plain
 from sotto.data import DataConfig
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
-from sotto.export import Export, parse_export
+from sotto.exports import Export, parse_export
 from sotto.methods import methods
 from sotto.text import get_normalizer
 

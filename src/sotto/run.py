@@ -31,7 +31,7 @@ from sotto.configuration import parse, to_plain
 from sotto.data import ClipSource, DataConfig, check_disjoint, fingerprint, open_data
 from sotto.distribution import processes
 from sotto.errors import NotAcceptedError, SottoError
-from sotto.export import CLIPS, clips_of, export_on, is_export
+from sotto.exports import CLIPS, clips_of, export_on, is_export
 from sotto.measurement import evaluate, measure_cost, measure_speeds, skipped_lines
 from sotto.methods import StepContext, methods
 from sotto.metrics.errors import ErrorReport, compare

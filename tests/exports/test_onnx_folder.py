@@ -1,5 +1,6 @@
 """Exports to ONNX: opened by onnxruntime, and held to the model that they were made of."""
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from mixed_shapes import mixed
 from recognizers import ARCHITECTURES
 from recognizers import recognizer as of_architecture
-from sotto.checkpoint import Recognizer
+from sotto.checkpoint import Recognizer, load
 from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
-from sotto.export import export, is_export, open_export
+from sotto.exports import export, is_export, open_export
+from sotto.exports.merging import merged
 from sotto.methods import Quantization, StepContext, methods
 from sotto.opening import cost_of, open_model
 from tones import clip, square_wave, tiny_whisper, write_folder
@@ -123,10 +125,66 @@ def test_an_export_that_computes_something_else_is_refused_and_nothing_is_left(
     damaged = of_architecture("parakeet")
     with torch.no_grad():
         damaged.model.ctc_head.weight.mul_(1.01)
-    monkeypatch.setattr("sotto.export.onnx_folder.floating_copy", lambda _: damaged.model)
+    monkeypatch.setattr("sotto.exports.onnx_folder.floating_copy", lambda _: damaged.model)
     with pytest.raises(SottoError, match=r"does not compute .*: its scores differ by 0.0\d+ of their size, more than"):
         export(found, tmp_path / "out", to="onnx", audio=clips_in(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
+def test_the_graph_of_later_tokens_is_proved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_other_logits(first: onnx.ModelProto, following: onnx.ModelProto) -> onnx.ModelProto:
+        logits = following.graph.output[0].name
+        for node in following.graph.node:
+            node.output[:] = ["before" if name == logits else name for name in node.output]
+        following.graph.node.append(onnx.helper.make_node("Neg", ["before"], [logits]))
+        return merged(first, following)
+
+    monkeypatch.setattr("sotto.exports.onnx_folder.merged", with_other_logits)
+    found = Recognizer(*tiny_whisper())
+    with pytest.raises(SottoError, match="does not compute what the model computes: its scores differ"):
+        export(found, tmp_path / "out", to="onnx", precision="float16", audio=clips_in(tmp_path))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_large_graphs_have_their_weights_beside_them(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sotto.exports.precision.LARGEST_FILE", 10_000)
+    found = of_architecture("parakeet")
+    export(found, tmp_path / "out", to="onnx", precision=precision, audio=clips_in(tmp_path))
+    (graph,) = (path for path in (tmp_path / "out" / "onnx").iterdir() if path.suffix == ".onnx")
+    beside = graph.with_name(f"{graph.name}_data")
+    assert beside.stat().st_size > 1_000
+    assert cost_of(open_export(tmp_path / "out"), str(tmp_path / "out")).bytes_on_disk == sum(
+        path.stat().st_size for path in (graph, beside)
+    )
+
+
+def test_an_export_takes_the_place_of_one(both: Both) -> None:
+    """And an export is no model to export."""
+    model, folder = both
+    with pytest.raises(SottoError, match="onnx is an export; name the checkpoint that it was made of"):
+        export(open_export(folder), folder.parent / "again", to="onnx")
+    with pytest.raises(SottoError, match="onnx: is an export for another runtime; name the checkpoint"):
+        load(folder)
+    with pytest.raises(SottoError, match="an export has the precision that it was written in; leave out dtype"):
+        open_model(folder, dtype=torch.bfloat16)
+    copied = folder.parent / "copied"
+    shutil.copytree(folder, copied)
+    if model.architecture.name == "parakeet":
+        export(model, copied, to="transformers", audio=folder.parent / "clips")
+        assert not (copied / "onnx").exists()
+    else:
+        next((copied / "onnx").iterdir()).write_bytes(b"cut")
+        with pytest.raises(SottoError, match=r"copied: cannot be opened \(.*\); export the model again"):
+            open_export(copied)
+    shutil.rmtree(copied)
+
+
+def test_what_is_not_installed_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sotto.exports.targets.find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(SottoError, match=r"onnx needs onnxscript, which is not installed; pip install 'sotto\[onnx\]'"):
+        export(tmp_path / "no model", tmp_path / "out", to="onnx")
 
 
 def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:

@@ -15,15 +15,19 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from sotto.export.graphs import quiet
+from sotto.exports.graphs import quiet
 
 Precision = Literal["float32", "float16", "int8"]
+LARGEST_FILE = 2**31 - 2**24  # bytes; protocol buffers end at 2 GiB
 
 
 def in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """The graph in that precision; what goes in and out stays as it is."""
     if precision == "float16":
-        found: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+        # Shapes cannot be inferred in memory for a large graph; the exporter has written down those that are needed.
+        found: onnx.ModelProto = convert_float_to_float16(
+            model, keep_io_types=True, disable_shape_infer=is_large(model)
+        )
         OnnxModel(found).topological_sort()  # casts were appended at the end
         return found
     return in_int8(model) if precision == "int8" else model
@@ -35,6 +39,7 @@ def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     The table of tokens too, which is the output head's: onnxruntime's own quantization leaves a transposed weight.
     """
     quantize_table(model)
+    large = is_large(model)
     with tempfile.TemporaryDirectory() as scratch, quiet():
         before, after = Path(scratch) / "before.onnx", Path(scratch) / "after.onnx"
         write_graph(model, before)
@@ -44,7 +49,7 @@ def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
             op_types_to_quantize=["MatMul"],
             per_channel=True,
             weight_type=QuantType.QInt8,
-            use_external_data_format=is_large(model),
+            use_external_data_format=large,
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(after)
@@ -111,8 +116,8 @@ def replace(graph: onnx.GraphProto, old: onnx.NodeProto, new: Iterator[onnx.Node
 
 
 def is_large(model: onnx.ModelProto) -> bool:
-    """Whether one file cannot hold it: protocol buffers end at 2 GiB."""
-    return bool(model.ByteSize() > 2**31 - 2**24)
+    """Whether one file cannot hold it. Its own size cannot be asked for: that fails where it is too large."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_FILE
 
 
 def write_graph(model: onnx.ModelProto, path: Path, **settings: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sotto.checkpoint import Recognizer, load
-from sotto.export.copies import dense_copy
+from sotto.exports.copies import dense_copy
 
 
 def write(recognizer: Recognizer, folder: Path, precision: str) -> None:

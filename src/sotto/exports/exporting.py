@@ -7,17 +7,18 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from sotto.checkpoint import Recognizer, load, partial_folder, replace_folder
+from sotto.checkpoint import EXPORT_RECORD, Recognizer, load, partial_folder, replace_folder
 from sotto.data import Clip, DataConfig, open_data
 from sotto.demo import DEMO_CLIPS
 from sotto.errors import SottoError
-from sotto.export.record import NAME, ExportRecord, read_record, write_record
-from sotto.export.targets import target_named
-from sotto.export.verification import agreement, check
+from sotto.exports.copies import floating_copy
+from sotto.exports.record import ExportRecord, read_record, write_record
+from sotto.exports.targets import target_named
+from sotto.exports.verification import agreement, check
 from sotto.measurement import measure_cost
 from sotto.structure import to_json
 
-CLIPS = 4  # that an export is compared on, where none are given
+CLIPS = 4  # that an export is compared on
 
 
 def export(
@@ -31,8 +32,9 @@ def export(
 ) -> ExportRecord:
     """Write `model` for the runtime `to`, where `folder` is, and say how near the export is to the model.
 
-    It is opened in its own runtime and compared with the model on the clips of `audio` (a few bundled ones where none
-    are named). Raises SottoError, and leaves nothing, where it computes something else or the target does not take it.
+    It is opened in its own runtime and compared with the model on the clips of `audio` (four of them; bundled
+    ones where none are named). Raises SottoError, and leaves nothing, where it computes something else, or where the
+    target does not take the model.
     """
     target_named(to, precision)  # before anything is loaded
     recognizer = model if isinstance(model, Recognizer) else load(model, device="cpu")
@@ -42,13 +44,17 @@ def export(
 
 def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clips: Sequence[Clip]) -> ExportRecord:
     """What `export` does once model and clips are there."""
-    target, cost = target_named(to, precision), measure_cost(recognizer, to)
+    target = target_named(to, precision)
     if place.exists() and not is_export(place) and (not place.is_dir() or any(place.iterdir())):
         raise SottoError(f"{place} exists and is no export; name a new folder")
+    if recognizer.folder is not None and is_export(recognizer.folder):
+        raise SottoError(f"{recognizer.folder} is an export; name the checkpoint that it was made of")
+    cost = measure_cost(recognizer, to)
+    reference = replace(recognizer, model=floating_copy(recognizer))
     try:
         with partial_folder(place.resolve()) as partial:
             target.write(recognizer, partial, precision)
-            found = agreement(recognizer, target.open(partial, precision), clips)
+            found = agreement(reference, target.open(partial, precision), clips)
             check(found, precision)
             record = ExportRecord(
                 target=to,
@@ -70,12 +76,12 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
 
 
 def clips_of(audio: str | Path | None, recognizer: Recognizer) -> Sequence[Clip]:
-    config = DataConfig(str(DEMO_CLIPS), samples=CLIPS) if audio is None else DataConfig(str(audio))
+    config = DataConfig(str(DEMO_CLIPS if audio is None else audio), samples=CLIPS)
     return list(open_data(config, sampling_rate=recognizer.sampling_rate))
 
 
 def is_export(name: str | Path) -> bool:
-    return (Path(name) / NAME).is_file()
+    return (Path(name) / EXPORT_RECORD).is_file()
 
 
 def open_export(folder: str | Path) -> Recognizer:

@@ -11,8 +11,7 @@ from sotto.checkpoint import Recognizer
 from sotto.data import Clip
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
-from sotto.families import evaluating
-from sotto.quantized_layers import floating_products
+from sotto.families import Inputs, evaluating
 
 
 @dataclass(frozen=True)
@@ -46,27 +45,32 @@ TOLERANCES = {
 
 
 def agreement(model: Recognizer, exported: Recognizer, clips: Sequence[Clip]) -> Agreement:
-    """Compare on `clips`, each cut to the window. Weights that are quantized in the model count as they are."""
+    """Compare with a model in float32 on `clips`, each cut to the window."""
     error = power = differing = decisions = 0.0
-    with torch.no_grad(), evaluating(model.model), floating_products(model.model):
+    with torch.no_grad(), evaluating(model.model):
         for clip in clips:
             audio = clip.audio[: int(model.family.longest_seconds * clip.sampling_rate)]
             inputs = model.family.with_transcript(model.family.inputs([audio]), model.language)
-            expected = model.family.logits(inputs).float().cpu()
-            found = exported.family.logits(
-                {
-                    name: value.float().cpu() if value.is_floating_point() else value.cpu()
-                    for name, value in inputs.items()
-                }
-            )
+            expected, found = model.family.logits(inputs), as_decoded(exported, inputs)
             error += float((found - expected).square().sum())
             power += float(expected.square().sum())
             differing += float((found.argmax(-1) != expected.argmax(-1)).sum())
             decisions += len(expected)
-        changed = sum(
-            texts[0] != texts[1] for texts in zip(written(model, clips), written(exported, clips), strict=True)
-        )
+        pairs = zip(written(model, clips), written(exported, clips), strict=True)
+        changed = sum(before != after for before, after in pairs)
     return Agreement(len(clips), (error / power) ** 0.5, differing / decisions, changed)
+
+
+def as_decoded(exported: Recognizer, inputs: Inputs) -> torch.Tensor:
+    """Scores as decoding asks for them: where there are tokens one by one, with what is kept of those before."""
+    if "decoder_input_ids" not in inputs:
+        return exported.family.logits(inputs)
+    encoded, cache, found = exported.model.get_encoder()(inputs["input_features"]), None, []
+    for token in inputs["decoder_input_ids"].split(1, dim=1):
+        step = exported.model(encoder_outputs=encoded, decoder_input_ids=token, past_key_values=cache, use_cache=True)
+        cache = step.past_key_values
+        found.append(step.logits[0])
+    return torch.cat(found).float()
 
 
 def written(recognizer: Recognizer, clips: Sequence[Clip]) -> list[str]:

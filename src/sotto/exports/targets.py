@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,39 +23,48 @@ class Target:
 
     module: str
     precisions: tuple[str, ...]
-    extra: str = ""
-    """of the package: `pip install sotto[extra]`"""
+    needs: tuple[str, ...] = ()
+    """modules that the extra of the target's name installs"""
+    in_torch: bool = False
+    """what is written is computed by torch, on any device and in any precision"""
 
     def write(self, recognizer: Recognizer, folder: Path, precision: str) -> None:
         """Write `recognizer` to the empty `folder`, without looking at what was written."""
         self.function("write")(recognizer, folder, precision)
 
     def open(self, folder: Path, precision: str) -> Recognizer:
-        """What was written, as a recogniser that the runtime computes."""
-        return cast(Recognizer, self.function("read")(folder, precision))
+        """What was written, as a recogniser that the runtime computes. Raises SottoError where it is damaged."""
+        try:
+            return cast(Recognizer, self.function("read")(folder, precision))
+        except SottoError:
+            raise
+        except Exception as error:  # every runtime has kinds of its own
+            reason = " ".join(str(error).split())[:300]
+            raise SottoError(f"{folder}: cannot be opened ({reason}); export the model again") from error
 
     def function(self, name: str) -> Callable[..., Any]:
-        try:
-            found: Callable[..., Any] = getattr(import_module(self.module), name)
-        except ModuleNotFoundError as error:
-            raise SottoError(f"{error.name} is not installed; pip install 'sotto[{self.extra}]'") from error
+        found: Callable[..., Any] = getattr(import_module(self.module), name)
         return found
 
 
+FLOATS = ("float32", "float16", "bfloat16")
 TARGETS: Mapping[str, Target] = {
-    "onnx": Target("sotto.export.onnx_folder", ("float32", "float16", "int8"), "onnx"),
-    "lite-whisper": Target("sotto.export.lite_whisper_folder", ("float32", "float16", "bfloat16")),
-    "transformers": Target("sotto.export.transformers_folder", ("float32", "float16", "bfloat16")),
+    "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), ("onnx", "onnxruntime", "onnxscript")),
+    "lite-whisper": Target("sotto.exports.lite_whisper_folder", FLOATS, in_torch=True),
+    "transformers": Target("sotto.exports.transformers_folder", FLOATS, in_torch=True),
 }
 
 
 def target_named(name: str, precision: str) -> Target:
-    """Raises SottoError for a runtime that is not known, or not in that precision."""
+    """Raises SottoError for a runtime that is not known, not in that precision, or not installed."""
     if name not in TARGETS:
         raise SottoError(f"unknown target '{name}'{nearest(name, TARGETS)}")
     found = TARGETS[name]
     if precision not in found.precisions:
         raise SottoError(f"{name} is written in {', '.join(found.precisions)}; found precision '{precision}'")
+    for module in found.needs:
+        if find_spec(module) is None:
+            raise SottoError(f"{name} needs {module}, which is not installed; pip install 'sotto[{name}]'")
     return found
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sotto.checkpoint import EXPORT_RECORD
 from sotto.configuration import parse, to_plain
 from sotto.errors import SottoError
-from sotto.export.verification import Agreement
+from sotto.exports.verification import Agreement
 from sotto.metrics.cost import Parameters
 
-NAME = "sotto_export.json"
 VERSION = 1
 
 
@@ -35,12 +35,12 @@ class ExportRecord:
 
 
 def write_record(record: ExportRecord, folder: Path) -> None:
-    (folder / NAME).write_text(json.dumps(to_plain(record), indent=1) + "\n", encoding="utf-8")
+    (folder / EXPORT_RECORD).write_text(json.dumps(to_plain(record), indent=1) + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> ExportRecord:
     """Raises SottoError where it is damaged, or of a version that this Sotto does not know."""
-    path = folder / NAME
+    path = folder / EXPORT_RECORD
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -18,8 +18,8 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
 
 from sotto.errors import SottoError
-from sotto.export.graphs import past_names
-from sotto.export.merging import CHOICE
+from sotto.exports.graphs import past_names
+from sotto.exports.merging import CHOICE
 
 Arrays = dict[str, NDArray[Any]]
 

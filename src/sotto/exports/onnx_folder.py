@@ -11,12 +11,12 @@ from transformers import AutoConfig, GenerationConfig
 
 from sotto.architectures import architecture_of
 from sotto.auto_classes import plain_config
-from sotto.checkpoint import Recognizer
-from sotto.export.copies import floating_copy
-from sotto.export.graphs import decoder_graphs, encoder_graph, frame_graph
-from sotto.export.merging import merged
-from sotto.export.onnx_models import Graph, OnnxParakeet, OnnxWav2Vec2Conformer, OnnxWhisper
-from sotto.export.precision import Precision, in_precision, write_graph
+from sotto.checkpoint import Recognizer, write_beside
+from sotto.exports.copies import floating_copy
+from sotto.exports.graphs import decoder_graphs, encoder_graph, frame_graph
+from sotto.exports.merging import merged
+from sotto.exports.onnx_models import Graph, OnnxParakeet, OnnxWav2Vec2Conformer, OnnxWhisper
+from sotto.exports.precision import Precision, in_precision, write_graph
 from sotto.families import Ctc, family_of
 
 SUFFIX: dict[Precision, str] = {"float32": "", "float16": "_fp16", "int8": "_quantized"}
@@ -37,10 +37,7 @@ def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
     config = plain_config(model.config, {})
     config.sotto = None  # the shapes are in the graphs
     config.save_pretrained(folder)
-    generation = recognizer.family.generation_config()
-    if generation is not None:
-        generation.save_pretrained(folder)
-    recognizer.processor.save_pretrained(folder)
+    write_beside(recognizer, folder)
     recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that transformers.js reads
 
 

@@ -96,7 +96,7 @@ def free(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     kind = value.type.tensor_type
     shape = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
     if ".key" in value.name or ".value" in value.name:
-        shape = [f"{value.name}_{place}" if isinstance(size, int) else size for place, size in enumerate(shape)]
+        shape = [shape[0], *(f"{value.name}_{place}" for place in range(1, len(shape)))]
         if ".encoder." in value.name:
             shape[0] = f"{value.name}_0"
     return helper.make_tensor_value_info(value.name, kind.elem_type, shape)

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sotto.export.merging import merged
+from sotto.exports.merging import merged
 
 
 def model(

@@ -18,9 +18,9 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 
 from sotto.architectures import architecture_of
 from sotto.auto_classes import plain_config
-from sotto.checkpoint import DTYPES, Recognizer
+from sotto.checkpoint import DTYPES, Recognizer, write_beside
 from sotto.errors import SottoError
-from sotto.export.copies import floating_copy
+from sotto.exports.copies import floating_copy
 from sotto.structure import LayerStructure, Structure
 from sotto.surgery import factor, layer_path, structure_of
 
@@ -46,10 +46,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     weights = {key: tensor.to(DTYPES[precision]) for key, tensor in published(model).items()}
     save_torch_state_dict(weights, folder, metadata={"format": "pt"})
-    generation = recognizer.family.generation_config()
-    assert generation is not None
-    generation.save_pretrained(folder)
-    recognizer.processor.save_pretrained(folder)
+    write_beside(recognizer, folder)
     recognizer.processor.feature_extractor.save_pretrained(folder)
 
 

@@ -14,7 +14,7 @@ from recognizers import recognizer as of_architecture
 from recognizers import scores
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
-from sotto.export import export, open_export
+from sotto.exports import export, open_export
 from sotto.surgery import layers_of
 from tones import tiny_whisper, write_folder
 

@@ -6,7 +6,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sotto.export.precision import quantize_table, rounded
+from sotto.exports.precision import quantize_table, rounded
 
 
 def decoder(table: NDArray[np.float32]) -> onnx.ModelProto:
