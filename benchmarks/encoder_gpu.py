@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from results_file import write_results
-from shapes import random_whisper
+from shapes import factor_at_random, random_whisper
 from sotto.checkpoint import Recognizer
 from sotto.methods.factoring import reduce_layer
 from sotto.metrics.cost import count_parameters
-from sotto.surgery import factor, get_linear
+from sotto.surgery import get_linear
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-PRESET_C = """
+FIGURE_6 = """
 .03 .03 .04 .03 .06 .21   .05 .05 .10 .09 .04 .17   .04 .04 .12 .12 .03 .09   .04 .04 .15 .12 .04 .07
 .05 .04 .16 .11 .04 .12   .04 .04 .15 .11 .04 .12   .06 .05 .24 .16 .04 .17   .07 .06 .20 .16 .05 .34
 .07 .06 .23 .17 .06 .40   .07 .06 .23 .17 .06 .40   .05 .04 .23 .19 .06 .41   .06 .05 .25 .17 .06 .41
@@ -43,7 +43,7 @@ WHOLE_ABOVE = 0.80
 
 
 def ranks() -> Iterator[tuple[int, str, float]]:
-    shares = [float(share) for share in PRESET_C.split()]
+    shares = [float(share) for share in FIGURE_6.split()]
     for number, share in enumerate(shares):
         yield number // len(LINEARS), LINEARS[number % len(LINEARS)], share
 
@@ -57,10 +57,7 @@ def fast(reduced: bool) -> Recognizer:
         old = get_linear(recognizer.model, stack, index, linear)
         if share > WHOLE_ABOVE:
             continue
-        rank = max(16, round(share * old.out_features / 16) * 16)
-        first, second = torch.randn(rank, old.in_features), torch.randn(old.out_features, rank)
-        scale = 0.02 * old.in_features**-0.25
-        factor(recognizer.model, stack, index, linear, scale * first, scale * second, torch.zeros(old.out_features))
+        factor_at_random(recognizer, stack, index, linear, max(16, round(share * old.out_features / 16) * 16))
     if reduced:
         for index in range(recognizer.model.config.encoder_layers):
             reduce_layer(recognizer, stack, index, recognizer.model.config.max_source_positions)

@@ -14,18 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from results_file import write_results
-from shapes import random_whisper
+from shapes import factor_at_random, random_whisper
 from sotto.calibration import places
 from sotto.checkpoint import Recognizer
 from sotto.configuration import to_plain
 from sotto.methods.factoring import reduce_layer
 from sotto.report.side_by_side import side_by_side_tables
 from sotto.side_by_side import SideBySide, Timing, benchmark
-from sotto.surgery import factor, get_linear
 
 
 def factored(shape: str, fraction: float) -> Recognizer:
@@ -33,10 +31,7 @@ def factored(shape: str, fraction: float) -> Recognizer:
     recognizer = random_whisper(shape)
     rank = round(fraction * recognizer.model.config.d_model / 16) * 16
     for stack, index, linear in list(places(recognizer, ("encoder",))):
-        old = get_linear(recognizer.model, stack, index, linear)
-        first, second = torch.randn(rank, old.in_features), torch.randn(old.out_features, rank)
-        scale = 0.02 * old.in_features**-0.25
-        factor(recognizer.model, stack, index, linear, scale * first, scale * second, torch.zeros(old.out_features))
+        factor_at_random(recognizer, stack, index, linear, rank)
     stack = recognizer.architecture.stack("encoder")
     for index in range(recognizer.model.config.encoder_layers):
         reduce_layer(recognizer, stack, index, recognizer.model.config.max_source_positions)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
 
+from sotto.architectures import Stack
 from sotto.checkpoint import Recognizer
 from sotto.new_models.whisper import NewWhisper, generation_config, new_tokenizer
+from sotto.surgery import factor, get_linear
 
 # name: width, layers, heads, mel bins (Radford et al., 2022; large-v3 from its published config)
 SHAPES = {
@@ -40,3 +42,11 @@ def random_whisper(name: str, decoder_layers: int | None = None, dtype: torch.dt
     model.to(dtype=dtype)
     model.generation_config = generation_config(dimensions, tokenizer)
     return Recognizer(model, WhisperProcessor(WhisperFeatureExtractor(feature_size=mel_bins), tokenizer))
+
+
+def factor_at_random(recognizer: Recognizer, stack: Stack, index: int, linear: str, rank: int) -> None:
+    """Put a linear as two random factors of that rank; its outputs stay of about the size that they had."""
+    old = get_linear(recognizer.model, stack, index, linear)
+    first, second = torch.randn(rank, old.in_features), torch.randn(old.out_features, rank)
+    scale = 0.02 * old.in_features**-0.25
+    factor(recognizer.model, stack, index, linear, scale * first, scale * second, torch.zeros(old.out_features))

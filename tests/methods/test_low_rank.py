@@ -12,6 +12,7 @@ from small_whisper import MakeRecognizer, apply, difference, each_window, encode
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from encoder_gpu import FIGURE_6
 from sotto.architectures import get_architecture
 from sotto.checkpoint import Recognizer
 from sotto.configuration import parse
@@ -107,18 +108,6 @@ def test_presets_give_the_ranks_and_outputs_of_the_published_algorithm(
     assert difference(encoded(reference.double(), features.double()), output) < 1e-4
     original = encoded(make_recognizer(128, heads=4).model, features)
     assert 1e-3 < difference(original, output) < 0.1  # compressed, and not beyond recognition
-
-
-FIGURE_6 = """
-.03 .03 .04 .03 .06 .21   .05 .05 .10 .09 .04 .17   .04 .04 .12 .12 .03 .09   .04 .04 .15 .12 .04 .07
-.05 .04 .16 .11 .04 .12   .04 .04 .15 .11 .04 .12   .06 .05 .24 .16 .04 .17   .07 .06 .20 .16 .05 .34
-.07 .06 .23 .17 .06 .40   .07 .06 .23 .17 .06 .40   .05 .04 .23 .19 .06 .41   .06 .05 .25 .17 .06 .41
-.05 .05 .28 .17 .07 .46   .05 .04 .23 .19 .08 .54   .06 .05 .35 .20 .09 .51   .04 .04 .34 .20 .07 .60
-.05 .04 .21 .17 .08 .62   .07 .06 .29 .23 .09 .61   .06 .05 .24 .20 .10 .66   .06 .06 .33 .21 .10 .59
-.07 .06 .34 .28 .08 .01   .09 .07 .35 .26 .13 .75   .11 .09 .42 .35 .12 .76   .10 .07 .36 .33 .14 .81
-.14 .10 .44 .35 .15 .84   .14 .10 .46 .33 .15 .86   .15 .11 .49 .39 .17 .85   .15 .10 .47 .31 .18 .80
-.16 .11 .46 .35 .18 .74   .21 .14 .44 .39 .19 .76   .21 .15 .44 .36 .17 .78   .21 .14 .34 .36 .16 .57
-"""
 
 
 def test_large_v3_at_the_published_ranks_has_the_published_size() -> None:
