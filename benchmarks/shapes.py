@@ -20,25 +20,28 @@ SHAPES = {
 }
 
 
-def random_whisper(name: str, decoder_layers: int | None = None, dtype: torch.dtype = torch.float32) -> Recognizer:
-    """A Whisper of the named shape. `decoder_layers` can be cut where only the encoder matters, to save memory."""
+def config_of(name: str, decoder_layers: int | None = None, vocabulary: int = 51_866) -> WhisperConfig:
     width, layers, heads, mel_bins = SHAPES[name]
-    depth = decoder_layers or layers
-    dimensions = NewWhisper(width, layers, depth, heads, vocabulary=300, mel_bins=mel_bins)
-    tokenizer = new_tokenizer(dimensions, ["random weights know no words"])
-    torch.manual_seed(0)
-    config = WhisperConfig(
+    return WhisperConfig(
         d_model=width,
         encoder_layers=layers,
-        decoder_layers=depth,
+        decoder_layers=decoder_layers or layers,
         encoder_attention_heads=heads,
         decoder_attention_heads=heads,
         encoder_ffn_dim=4 * width,
         decoder_ffn_dim=4 * width,
         num_mel_bins=mel_bins,
-        vocab_size=51_866,
+        vocab_size=vocabulary,
     )
-    model = WhisperForConditionalGeneration(config).eval()
+
+
+def random_whisper(name: str, decoder_layers: int | None = None, dtype: torch.dtype = torch.float32) -> Recognizer:
+    """A Whisper of the named shape. `decoder_layers` can be cut where only the encoder matters, to save memory."""
+    width, layers, heads, mel_bins = SHAPES[name]
+    dimensions = NewWhisper(width, layers, decoder_layers or layers, heads, vocabulary=300, mel_bins=mel_bins)
+    tokenizer = new_tokenizer(dimensions, ["random weights know no words"])
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config_of(name, decoder_layers)).eval()
     model.to(dtype=dtype)
     model.generation_config = generation_config(dimensions, tokenizer)
     return Recognizer(model, WhisperProcessor(WhisperFeatureExtractor(feature_size=mel_bins), tokenizer))

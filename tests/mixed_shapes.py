@@ -1,4 +1,4 @@
-"""A recogniser whose first layers are narrower in every way that they can be."""
+"""A recogniser whose first layers are narrower in every way that they can be, and whose second reduces attention."""
 
 from typing import Any
 
@@ -14,15 +14,20 @@ from sotto.surgery import (
     keep_heads,
     layers_of,
     narrow_ffn,
+    reduce_attention,
 )
 
 
 def mixed(found: Recognizer) -> Recognizer:
     """Changed in place: heads, neurons, channels, factors, inputs, and one attention less where there are two."""
     for stack, index in list(layers_of(found.model)):
+        attention = stack.attentions[0]
+        if index == 1 and attention.reducible:
+            for projection in attention.projections[:3]:
+                factor_at_random(found, stack, index, projection)
+            reduce_attention(found.model, stack, index, attention)
         if index:
             continue
-        attention = stack.attentions[0]
         if not found.architecture.name.endswith("rotary"):  # whose attention keeps its heads
             keep_heads(found.model, stack, index, attention, [1])
         narrow_ffn(found.model, stack, index, stack.feed_forwards[0], [0, 2, 3, 7, 9])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from digits import MODEL, some_clips
 from recognizers import recognizer
@@ -156,19 +156,49 @@ def in_two_processes(folder: Path, run: Path) -> dict[str, Any]:
     }
 
 
+def hand_over(found: dict[str, Any], folder: Path) -> None:
+    """Write what `in_two_processes` gives: tensors in safetensors, all else in JSON."""
+    folder.mkdir()
+    plain: dict[str, list[Any]] = {}
+    for key, value in found.items():
+        plain[key] = [None if is_weights(part) else part for part in parts_of(value)]
+        for place, part in enumerate(parts_of(value)):
+            if is_weights(part):
+                tensors = {name: tensor.contiguous() for name, tensor in part.items()}
+                save_file(tensors, folder / f"{key}.{place}.safetensors")
+    (folder / "plain.json").write_text(json.dumps(plain))
+
+
+def handed_over(folder: Path) -> dict[str, Any]:
+    """The inverse of `hand_over`."""
+    found: dict[str, Any] = {}
+    for key, plain in json.loads((folder / "plain.json").read_text()).items():
+        paths = [folder / f"{key}.{place}.safetensors" for place in range(len(plain))]
+        parts = [load_file(path) if path.is_file() else part for path, part in zip(paths, plain, strict=True)]
+        found[key] = tuple(parts) if len(parts) > 1 else parts[0]
+    return found
+
+
+def parts_of(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def is_weights(part: Any) -> bool:
+    return isinstance(part, dict) and all(isinstance(tensor, torch.Tensor) for tensor in part.values())
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
-import torch
 from accelerate import PartialState
 sys.path.insert(0, sys.argv[3])
-from test_distributed import in_two_processes
+from test_distributed import hand_over, in_two_processes
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 found = in_two_processes(folder, out / "runs")
 state = PartialState()
 assert state.num_processes == 2
-torch.save(found, out / f"{state.process_index}.pt")
+hand_over(found, out / str(state.process_index))
 """
 
 
@@ -195,7 +225,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list
     write_folder(folder / "eight", WORDS, SECONDS)
     (folder / "script.py").write_text(SCRIPT)
     launch(str(folder / "script.py"), str(folder), str(folder), str(Path(__file__).parent))
-    two = [torch.load(folder / f"{index}.pt") for index in range(2)]
+    two = [handed_over(folder / str(index)) for index in range(2)]
     return once(folder, folder / "alone"), two
 
 

@@ -19,6 +19,7 @@ from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
 from sotto.exports import export, is_export, open_export
 from sotto.exports.merging import merged
+from sotto.exports.onnx_folder import graphs
 from sotto.methods import Quantization, StepContext, methods
 from sotto.opening import cost_of, open_model
 from tones import clip, square_wave, tiny_whisper, write_folder
@@ -125,7 +126,10 @@ def test_an_export_that_computes_something_else_is_refused_and_nothing_is_left(
     damaged = of_architecture("parakeet")
     with torch.no_grad():
         damaged.model.ctc_head.weight.mul_(1.01)
-    monkeypatch.setattr("sotto.exports.onnx_folder.floating_copy", lambda _: damaged.model)
+    monkeypatch.setattr(
+        "sotto.exports.onnx_folder.graphs",
+        lambda _, precision: graphs(Recognizer(damaged.model, found.processor), precision),
+    )
     with pytest.raises(SottoError, match=r"does not compute .*: its scores differ by 0.0\d+ of their size, more than"):
         export(found, tmp_path / "out", to="onnx", audio=clips_in(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from small_whisper import MakeRecognizer, apply, difference, each_window, encoded
 from torch import nn
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
 from encoder_gpu import FIGURE_6
+from shapes import config_of
 from sotto.architectures import get_architecture
 from sotto.checkpoint import Recognizer
 from sotto.configuration import parse
@@ -118,17 +119,7 @@ def test_large_v3_at_the_published_ranks_has_the_published_size() -> None:
     An fc2 above 0.80 is one that the rule of what saves left whole; the figure prints the rank it would have had.
     """
     with torch.device("meta"):
-        model = WhisperForConditionalGeneration(
-            WhisperConfig(
-                d_model=1280,
-                num_mel_bins=128,
-                encoder_layers=32,
-                encoder_attention_heads=20,
-                encoder_ffn_dim=5120,
-                decoder_layers=1,
-                decoder_attention_heads=20,
-            )
-        )
+        model = WhisperForConditionalGeneration(config_of("large-v3", decoder_layers=1))
     assert count_parameters(model).encoder == pytest.approx(635e6, abs=0.5e6)
     stack = get_architecture("whisper").stack("encoder")
     rows = np.array(FIGURE_6.split(), dtype=float).reshape(32, 6)

@@ -18,6 +18,7 @@ from transformers import (
 
 from conformers import make
 from published_whisper import PUBLISHED, published
+from shapes import SHAPES
 from sotto.errors import SottoError
 from sotto.metrics.cost import (
     Parameters,
@@ -51,7 +52,7 @@ def small_whisper(**overrides: object) -> WhisperForConditionalGeneration:
 
 
 def encoder_by_hand(name: str, frames: int = 3000) -> int:
-    width, layers, _, mels, _ = PUBLISHED[name]
+    width, layers, _, mels = SHAPES[name]
     positions = frames // 2
     stem = 2 * frames * width * (3 * mels) + 2 * positions * width * (3 * width)
     linears = 2 * positions * (4 * width**2 + 8 * width**2)
@@ -60,7 +61,7 @@ def encoder_by_hand(name: str, frames: int = 3000) -> int:
 
 
 def decoder_by_hand(name: str, tokens: int, positions: int = 1500) -> int:
-    width, layers, _, _, vocabulary = PUBLISHED[name]
+    (width, layers, _, _), vocabulary = SHAPES[name], PUBLISHED[name]
     of_tokens = 2 * tokens * (4 + 2 + 8) * width**2  # self-attention, query and output of cross-attention, FFN
     of_audio = 2 * positions * 2 * width**2  # keys and values of cross-attention
     attention = 4 * tokens * (tokens + positions) * width

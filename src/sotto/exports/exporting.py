@@ -53,7 +53,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     reference = replace(recognizer, model=floating_copy(recognizer))
     try:
         with partial_folder(place.resolve()) as partial:
-            target.write(recognizer, partial, precision)
+            target.write(reference, partial, precision)
             found = agreement(reference, target.open(partial, precision), clips)
             check(found, precision)
             record = ExportRecord(

@@ -20,9 +20,8 @@ from sotto.architectures import architecture_of
 from sotto.auto_classes import plain_config
 from sotto.checkpoint import DTYPES, Recognizer, write_beside
 from sotto.errors import SottoError
-from sotto.exports.copies import floating_copy
 from sotto.structure import LayerStructure, Structure
-from sotto.surgery import factor, layer_path, structure_of
+from sotto.surgery import factor, layer_path
 
 MODEL_TYPE = "lite-whisper"
 PREFIX = "self_attn."  # of attention's linears; the ranks have short names
@@ -30,8 +29,7 @@ PREFIX = "self_attn."  # of attention's linears; the ranks have short names
 
 def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
     """Config, weights, generation config, tokenizer and feature extractor. Raises SottoError for other shapes."""
-    model = floating_copy(recognizer)
-    structure = structure_of(model)
+    model, structure = recognizer.model, recognizer.structure
     check(structure)
     folder.mkdir(exist_ok=True)
     config = plain_config(model.config, {}).to_dict() | {

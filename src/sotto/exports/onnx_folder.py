@@ -12,7 +12,6 @@ from transformers import AutoConfig, GenerationConfig
 from sotto.architectures import architecture_of
 from sotto.auto_classes import plain_config
 from sotto.checkpoint import Recognizer, write_beside
-from sotto.exports.copies import floating_copy
 from sotto.exports.graphs import decoder_graphs, encoder_graph, frame_graph
 from sotto.exports.merging import merged
 from sotto.exports.onnx_models import Graph, OnnxParakeet, OnnxWav2Vec2Conformer, OnnxWhisper
@@ -30,11 +29,10 @@ CTC_MODELS: dict[str, Any] = {
 
 def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
     """Graphs in `folder`/onnx, and config, generation config, tokenizer and feature extractor beside them."""
-    model = floating_copy(recognizer)
     (folder / "onnx").mkdir(parents=True)
-    for name, graph in graphs(Recognizer(model, recognizer.processor), precision):
+    for name, graph in graphs(recognizer, precision):
         write_graph(graph, folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
-    config = plain_config(model.config, {})
+    config = plain_config(recognizer.model.config, {})
     config.sotto = None  # the shapes are in the graphs
     config.save_pretrained(folder)
     write_beside(recognizer, folder)

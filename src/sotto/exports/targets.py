@@ -29,7 +29,7 @@ class Target:
     """what is written is computed by torch, on any device and in any precision"""
 
     def write(self, recognizer: Recognizer, folder: Path, precision: str) -> None:
-        """Write `recognizer` to the empty `folder`, without looking at what was written."""
+        """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written."""
         self.function("write")(recognizer, folder, precision)
 
     def open(self, folder: Path, precision: str) -> Recognizer:
