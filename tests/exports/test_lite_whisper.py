@@ -33,6 +33,7 @@ class LiteLinear(nn.Module):
 def read_by_itself(folder: Path) -> WhisperForConditionalGeneration:
     values = json.loads((folder / "config.json").read_text())
     assert values["model_type"] == "lite-whisper"
+    assert values["sotto"] is None  # no reader can lean on Sotto's own record
     weights = load_file(folder / "model.safetensors")
     model = WhisperForConditionalGeneration(WhisperConfig(**{k: v for k, v in values.items() if k != "model_type"}))
     for index, ranks in enumerate(values["low_rank_config"]):

@@ -37,8 +37,7 @@ def dense_copy(recognizer: Recognizer) -> Any:
         if isinstance(get_linear(model, stack, index, linear), FactoredLinear):
             merge(model, stack, index, linear)
         restore_inputs(model, stack, index, linear)
-    config = plain_config(model.config, {})
-    config.sotto = None
+    config = config_without_record(model)
     plain = classes_of(config).plain_model(config).eval()
     fill(plain, model, {place.key: place for place in narrowed(model, recognizer)})
     if model.can_generate():
@@ -47,6 +46,13 @@ def dense_copy(recognizer: Recognizer) -> Any:
         if layer is not None:
             renumber_alignment_heads(plain, lambda at, head, layer=layer: (at, layer[head]), index)
     return plain
+
+
+def config_without_record(model: Any) -> Any:
+    """transformers' own config, in the base's sizes: the shapes are told otherwise, or are those."""
+    config = plain_config(model.config, {})
+    config.sotto = None
+    return config
 
 
 @dataclass(frozen=True)

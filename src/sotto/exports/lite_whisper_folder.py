@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from sotto.architectures import architecture_of
-from sotto.auto_classes import plain_config
 from sotto.checkpoint import DTYPES, Recognizer, write_beside
 from sotto.errors import SottoError
+from sotto.exports.copies import config_without_record
 from sotto.structure import LayerStructure, Structure
 from sotto.surgery import factor, layer_path
 
@@ -32,7 +32,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
     model, structure = recognizer.model, recognizer.structure
     check(structure)
     folder.mkdir(exist_ok=True)
-    config = plain_config(model.config, {}).to_dict() | {
+    config = config_without_record(model).to_dict() | {
         "model_type": MODEL_TYPE,
         "architectures": ["LiteWhisperForConditionalGeneration"],
         "dtype": precision,

@@ -10,8 +10,8 @@ import onnx
 from transformers import AutoConfig, GenerationConfig
 
 from sotto.architectures import architecture_of
-from sotto.auto_classes import plain_config
 from sotto.checkpoint import Recognizer, write_beside
+from sotto.exports.copies import config_without_record
 from sotto.exports.graphs import decoder_graphs, encoder_graph, frame_graph
 from sotto.exports.merging import merged
 from sotto.exports.onnx_models import Graph, OnnxParakeet, OnnxWav2Vec2Conformer, OnnxWhisper
@@ -32,9 +32,7 @@ def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
     (folder / "onnx").mkdir(parents=True)
     for name, graph in graphs(recognizer, precision):
         write_graph(graph, folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
-    config = plain_config(recognizer.model.config, {})
-    config.sotto = None  # the shapes are in the graphs
-    config.save_pretrained(folder)
+    config_without_record(recognizer.model).save_pretrained(folder)
     write_beside(recognizer, folder)
     recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that transformers.js reads
 
