@@ -42,7 +42,7 @@ def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:
         encoder_flops=record.encoder_flops,
         decoder_flops=record.decoder_flops,
         decoder_tokens=record.decoder_tokens,
-        bytes_on_disk=sum(path.stat().st_size for path in folder.rglob("*") if path.suffix.startswith(".onnx")),
+        bytes_on_disk=sum(path.stat().st_size for path in folder.glob(TARGETS[record.target].files)),
         layers=(),
         window_seconds=record.window_seconds,
     )

@@ -19,6 +19,7 @@ from sotto.measurement import measure_cost
 from sotto.structure import to_json
 
 CLIPS = 4  # that an export is compared on
+CALIBRATION_CLIPS = 64  # at most, for scales of what is multiplied
 
 
 def export(
@@ -32,8 +33,8 @@ def export(
 ) -> ExportRecord:
     """Write `model` for the runtime `to`, where `folder` is, and say how near the export is to the model.
 
-    It is opened in its own runtime and compared with the model on the clips of `audio` (four of them; bundled
-    ones where none are named). Raises SottoError, and leaves nothing, where it computes something else, or where the
+    It is opened in its own runtime and compared with the model on four of the clips of `audio` (bundled ones where
+    none are named); a precision that needs calibration takes up to 64 of them. Raises SottoError, and leaves nothing, where it computes something else, or where the
     target does not take the model.
     """
     target_named(to, precision)  # before anything is loaded
@@ -53,8 +54,8 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     reference = replace(recognizer, model=floating_copy(recognizer))
     try:
         with partial_folder(place.resolve()) as partial:
-            target.write(reference, partial, precision)
-            found = agreement(reference, target.open(partial, precision), clips)
+            target.write(reference, partial, precision, clips)
+            found = agreement(reference, target.open(partial, precision), clips[:CLIPS])
             check(found, precision)
             record = ExportRecord(
                 target=to,
@@ -76,7 +77,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
 
 
 def clips_of(audio: str | Path | None, recognizer: Recognizer) -> Sequence[Clip]:
-    config = DataConfig(str(DEMO_CLIPS if audio is None else audio), samples=CLIPS)
+    config = DataConfig(str(DEMO_CLIPS if audio is None else audio), samples=CALIBRATION_CLIPS)
     return list(open_data(config, sampling_rate=recognizer.sampling_rate))
 
 

@@ -12,19 +12,15 @@ from transformers import AutoConfig, GenerationConfig
 from sotto.architectures import architecture_of
 from sotto.checkpoint import Recognizer, write_beside
 from sotto.exports.copies import config_without_record
+from sotto.exports.graph_models import CTC_MODELS
 from sotto.exports.graphs import decoder_graphs, encoder_graph, frame_graph
 from sotto.exports.merging import merged
-from sotto.exports.onnx_models import Graph, OnnxParakeet, OnnxWav2Vec2Conformer, OnnxWhisper
+from sotto.exports.onnx_models import OnnxGraph, OnnxWhisper
 from sotto.exports.precision import Precision, in_precision, write_graph
 from sotto.families import Ctc, family_of
 
 SUFFIX: dict[Precision, str] = {"float32": "", "float16": "_fp16", "int8": "_quantized"}
 """transformers.js knows a precision by the end of the name; `_quantized` is what it takes if it is not told"""
-CTC_MODELS: dict[str, Any] = {
-    "parakeet": OnnxParakeet,
-    "wav2vec2_conformer": OnnxWav2Vec2Conformer,
-    "wav2vec2_conformer_rotary": OnnxWav2Vec2Conformer,
-}
 
 
 def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
@@ -53,8 +49,8 @@ def read(folder: Path, precision: Precision) -> Recognizer:
     config = AutoConfig.from_pretrained(folder)
     family = family_of(config)
 
-    def graph(name: str) -> Graph:
-        return Graph(folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
+    def graph(name: str) -> OnnxGraph:
+        return OnnxGraph(folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
 
     model: Any
     if issubclass(family, Ctc):

@@ -1,7 +1,4 @@
-"""Exported models that are called as transformers' own: their forward passes are onnxruntime's.
-
-So decoding, long audio, timestamps, beams and everything that Sotto measures is the code that runs the original.
-"""
+"""Models whose graphs are onnxruntime's."""
 
 from __future__ import annotations
 
@@ -11,20 +8,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import NDArray
-from torch import nn
-from transformers import ParakeetForCTC, Wav2Vec2ConformerForCTC, WhisperForConditionalGeneration
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
+from transformers.cache_utils import EncoderDecoderCache
 
-from sotto.errors import SottoError
+from sotto.exports.graph_models import Arrays, Graph, GraphWhisper
 from sotto.exports.graphs import past_names
 from sotto.exports.merging import CHOICE
 
-Arrays = dict[str, NDArray[Any]]
 
-
-class Graph:
+class OnnxGraph:
     """One ONNX file, on the CPU, with as many threads as torch has."""
 
     def __init__(self, path: Path) -> None:
@@ -34,79 +25,29 @@ class Graph:
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
 
-    def __call__(self, arrays: Arrays, wanted: list[str] | None = None) -> dict[str, torch.Tensor]:
-        names = wanted or self.outputs
-        found = self.session.run(names, arrays)
-        return {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
+    def __call__(self, arrays: Arrays) -> dict[str, torch.Tensor]:
+        found = self.session.run(self.outputs, arrays)
+        return {name: torch.from_numpy(array) for name, array in zip(self.outputs, found, strict=True)}
 
 
-class OnnxEncoder(nn.Module):
-    """Whisper's encoder."""
-
-    main_input_name = "input_features"
-
-    def __init__(self, graph: Graph) -> None:
-        super().__init__()
-        self.graph = graph
-
-    def forward(self, input_features: torch.Tensor, **_: Any) -> BaseModelOutput:
-        found = self.graph({"input_features": input_features.float().numpy()})
-        return BaseModelOutput(last_hidden_state=found["last_hidden_state"])
-
-
-class OnCpu:
-    """What transformers asks of a model that has no weights of its own."""
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-
-class OnnxWhisper(OnCpu, WhisperForConditionalGeneration):
-    """Whisper whose encoder and merged decoder are graphs; no weights by themselves, and no attentions to look at."""
+class OnnxWhisper(GraphWhisper):
+    """Whisper with the merged decoder of optimum and transformers.js."""
 
     def __init__(self, config: Any, encoder: Graph, decoder: Graph) -> None:
-        with torch.device("meta"):
-            super().__init__(config)
-        self.onnx_encoder = OnnxEncoder(encoder)
+        super().__init__(config, encoder)
         self.decoder_graph = decoder
         self.names = past_names(config.decoder_layers)
 
-    def get_encoder(self, modality: str | None = None) -> Any:
-        return self.onnx_encoder
-
-    def forward(
-        self,
-        input_features: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        encoder_outputs: Any = None,
-        past_key_values: EncoderDecoderCache | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        **_: Any,
-    ) -> Seq2SeqLMOutput:
-        if output_attentions:
-            raise SottoError("an exported model gives no attentions; times of words need the checkpoint")
-        assert decoder_input_ids is not None
-        if encoder_outputs is None:
-            assert input_features is not None
-            encoder_outputs = self.onnx_encoder(input_features)
-        cache = past_key_values or EncoderDecoderCache(DynamicCache(), DynamicCache())
+    def step(self, tokens: torch.Tensor, states: torch.Tensor, cache: EncoderDecoderCache) -> torch.Tensor:
         arrays = {
-            "input_ids": decoder_input_ids.numpy(),
-            "encoder_hidden_states": encoder_outputs[0].float().numpy(),
+            "input_ids": tokens.numpy(),
+            "encoder_hidden_states": states.numpy(),
             CHOICE: np.array([cache.get_seq_length() > 0]),
             **self.past(cache),
         }
-        if use_cache is False:
-            return Seq2SeqLMOutput(logits=self.decoder_graph(arrays, ["logits"])["logits"])
         found = self.decoder_graph(arrays)
-        keep(cache, found, self.config.decoder_layers, decoder_input_ids.shape[1])
-        return Seq2SeqLMOutput(logits=found["logits"], past_key_values=cache)
+        keep(cache, found, self.config.decoder_layers, tokens.shape[1])
+        return found["logits"]
 
     def past(self, cache: EncoderDecoderCache) -> Arrays:
         """What is kept of each layer; empty before the first tokens."""
@@ -127,33 +68,3 @@ def keep(cache: EncoderDecoderCache, found: dict[str, torch.Tensor], layers: int
             key, value = (found[f"present.{layer}.encoder.{part}"] for part in ("key", "value"))
             cache.cross_attention_cache.update(key, value, layer)
             cache.is_updated[layer] = True
-
-
-class OnnxCtc(OnCpu):
-    """What both kinds of CTC models share."""
-
-    graph: Graph
-    main_input_name: str
-
-    def forward(self, attention_mask: torch.Tensor, **heard: torch.Tensor) -> CausalLMOutput:
-        (samples,) = (value for name, value in heard.items() if name == self.main_input_name)
-        arrays = {self.main_input_name: samples.float().numpy(), "attention_mask": attention_mask.numpy()}
-        return CausalLMOutput(logits=self.graph(arrays)["logits"])
-
-
-class OnnxParakeet(OnnxCtc, ParakeetForCTC):
-    """Parakeet-CTC as one graph."""
-
-    def __init__(self, config: Any, graph: Graph) -> None:
-        with torch.device("meta"):
-            super().__init__(config)
-        self.graph = graph
-
-
-class OnnxWav2Vec2Conformer(OnnxCtc, Wav2Vec2ConformerForCTC):
-    """Wav2Vec2-Conformer with a CTC head as one graph."""
-
-    def __init__(self, config: Any, graph: Graph) -> None:
-        with torch.device("meta"):
-            super().__init__(config)
-        self.graph = graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from sotto.checkpoint import Recognizer
 from sotto.configuration import nearest, parse
+from sotto.data import Clip
 from sotto.errors import SottoError
 
 
@@ -27,10 +28,15 @@ class Target:
     """modules that the extra of the target's name installs"""
     in_torch: bool = False
     """what is written is computed by torch, on any device and in any precision"""
+    files: str = "*.safetensors"
+    """pattern of the files that hold the model"""
+    calibrated: tuple[str, ...] = ()
+    """the precisions whose scales are taken from clips"""
 
-    def write(self, recognizer: Recognizer, folder: Path, precision: str) -> None:
+    def write(self, recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip]) -> None:
         """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written."""
-        self.function("write")(recognizer, folder, precision)
+        heard = (clips,) if precision in self.calibrated else ()
+        self.function("write")(recognizer, folder, precision, *heard)
 
     def open(self, folder: Path, precision: str) -> Recognizer:
         """What was written, as a recogniser that the runtime computes. Raises SottoError where it is damaged."""
@@ -49,7 +55,19 @@ class Target:
 
 FLOATS = ("float32", "float16", "bfloat16")
 TARGETS: Mapping[str, Target] = {
-    "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), ("onnx", "onnxruntime", "onnxscript")),
+    "onnx": Target(
+        "sotto.exports.onnx_folder",
+        ("float32", "float16", "int8"),
+        needs=("onnx", "onnxruntime", "onnxscript"),
+        files="onnx/*",
+    ),
+    "openvino": Target(
+        "sotto.exports.openvino_folder",
+        ("float32", "float16", "int8", "int8-calibrated"),
+        needs=("openvino", "openvino_tokenizers", "nncf"),
+        files="openvino_*",
+        calibrated=("int8-calibrated",),
+    ),
     "lite-whisper": Target("sotto.exports.lite_whisper_folder", FLOATS, in_torch=True),
     "transformers": Target("sotto.exports.transformers_folder", FLOATS, in_torch=True),
 }

@@ -41,6 +41,7 @@ TOLERANCES = {
     "float16": Tolerance(2e-2, 1e-2, same_transcripts=False),
     "bfloat16": Tolerance(5e-2, 2e-2, same_transcripts=False),
     "int8": Tolerance(2e-1, 1e-1, same_transcripts=False),
+    "int8-calibrated": Tolerance(2e-1, 1e-1, same_transcripts=False),
 }
 
 

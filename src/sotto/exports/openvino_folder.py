@@ -1,0 +1,64 @@
+"""The target `openvino`: the folder that openvino-genai's WhisperPipeline reads; for a CTC model, its model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import openvino
+from openvino_tokenizers import convert_tokenizer
+from transformers import AutoConfig, GenerationConfig
+
+from sotto.architectures import architecture_of
+from sotto.checkpoint import Recognizer, write_beside
+from sotto.data import Clip
+from sotto.exports.copies import config_without_record
+from sotto.exports.graph_models import CTC_MODELS
+from sotto.exports.openvino_graphs import decoder_model, encoder_model, frame_model
+from sotto.exports.openvino_models import OpenVinoGraph, OpenVinoWhisper
+from sotto.exports.openvino_precision import in_precision
+from sotto.families import Ctc, family_of
+
+ENCODER, DECODER, FRAMES = "openvino_encoder_model", "openvino_decoder_model", "openvino_model"
+
+
+def write(recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip] = ()) -> None:
+    """Models, tokenizer and detokenizer, and config, generation config and feature extractor beside them."""
+    for name, model in models(recognizer, precision, clips):
+        openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=precision == "float16")
+    if not isinstance(recognizer.family, Ctc):
+        tokenizer, detokenizer = convert_tokenizer(recognizer.processor.tokenizer, with_detokenizer=True)
+        openvino.save_model(tokenizer, folder / "openvino_tokenizer.xml")
+        openvino.save_model(detokenizer, folder / "openvino_detokenizer.xml")
+    config_without_record(recognizer.model).save_pretrained(folder)
+    write_beside(recognizer, folder)
+    recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that openvino-genai reads
+
+
+def models(recognizer: Recognizer, precision: str, clips: Sequence[Clip]) -> Iterator[tuple[str, openvino.Model]]:
+    """Name and model, one after the other. What hears audio is calibrated on `clips`, where it is asked for."""
+    family = recognizer.family
+    heard = [family.inputs([clip.audio[: int(family.longest_seconds * clip.sampling_rate)]]) for clip in clips]
+    if isinstance(family, Ctc):
+        yield FRAMES, in_precision(frame_model(family), precision, heard)
+        return
+    yield ENCODER, in_precision(encoder_model(recognizer.model), precision, heard)
+    yield DECODER, in_precision(decoder_model(recognizer.model), "int8" if "int8" in precision else precision, ())
+
+
+def read(folder: Path, precision: str) -> Recognizer:
+    """The export as a recogniser. In float32 it is computed in that, in others as OpenVINO sees fit on the machine."""
+    config = AutoConfig.from_pretrained(folder)
+    family = family_of(config)
+
+    def graph(name: str) -> OpenVinoGraph:
+        return OpenVinoGraph(folder / f"{name}.xml", exact=precision == "float32")
+
+    model: Any
+    if issubclass(family, Ctc):
+        model = CTC_MODELS[architecture_of(config).name](config, graph(FRAMES))
+    else:
+        model = OpenVinoWhisper(config, graph(ENCODER), graph(DECODER))
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return Recognizer(model.eval(), family.load_processor(folder), precision, folder=folder)
