@@ -13,6 +13,8 @@ from sotto.exports.record import read_record
 from sotto.measurement import measure_cost
 from sotto.report.numbers import ModelNumbers
 
+WEIGHTS = (".onnx", ".onnx_data", ".bin")  # ends of names of files
+
 
 def open_model(
     name: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
@@ -42,7 +44,7 @@ def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:
         encoder_flops=record.encoder_flops,
         decoder_flops=record.decoder_flops,
         decoder_tokens=record.decoder_tokens,
-        bytes_on_disk=sum(path.stat().st_size for path in folder.rglob("*") if path.suffix.startswith(".onnx")),
+        bytes_on_disk=sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in WEIGHTS),
         layers=(),
         window_seconds=record.window_seconds,
     )

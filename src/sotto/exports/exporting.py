@@ -53,7 +53,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     reference = replace(recognizer, model=floating_copy(recognizer))
     try:
         with partial_folder(place.resolve()) as partial:
-            target.write(reference, partial, precision)
+            notes = target.write(reference, partial, precision)
             found = agreement(reference, target.open(partial, precision), clips)
             check(found, precision)
             record = ExportRecord(
@@ -67,6 +67,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
                 window_seconds=recognizer.window_seconds,
                 agreement=found,
                 sotto=version("sotto"),
+                notes=notes,
             )
             write_record(record, partial)
             replace_folder(partial, place.resolve())

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, Seq2S
 from sotto.errors import SottoError
 from sotto.exports.graphs import past_names
 from sotto.exports.merging import CHOICE
+from sotto.exports.on_cpu import OnCpu
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -52,18 +53,6 @@ class OnnxEncoder(nn.Module):
     def forward(self, input_features: torch.Tensor, **_: Any) -> BaseModelOutput:
         found = self.graph({"input_features": input_features.float().numpy()})
         return BaseModelOutput(last_hidden_state=found["last_hidden_state"])
-
-
-class OnCpu:
-    """What transformers asks of a model that has no weights of its own."""
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
 
 
 class OnnxWhisper(OnCpu, WhisperForConditionalGeneration):

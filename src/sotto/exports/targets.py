@@ -28,9 +28,12 @@ class Target:
     in_torch: bool = False
     """what is written is computed by torch, on any device and in any precision"""
 
-    def write(self, recognizer: Recognizer, folder: Path, precision: str) -> None:
-        """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written."""
-        self.function("write")(recognizer, folder, precision)
+    def write(self, recognizer: Recognizer, folder: Path, precision: str) -> tuple[str, ...]:
+        """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written.
+
+        Returns what a user should know of it, a line each.
+        """
+        return tuple(self.function("write")(recognizer, folder, precision) or ())
 
     def open(self, folder: Path, precision: str) -> Recognizer:
         """What was written, as a recogniser that the runtime computes. Raises SottoError where it is damaged."""
@@ -50,6 +53,9 @@ class Target:
 FLOATS = ("float32", "float16", "bfloat16")
 TARGETS: Mapping[str, Target] = {
     "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), ("onnx", "onnxruntime", "onnxscript")),
+    "ctranslate2": Target(
+        "sotto.exports.ctranslate2_folder", ("float32", "float16", "int8"), ("ctranslate2",)
+    ),
     "lite-whisper": Target("sotto.exports.lite_whisper_folder", FLOATS, in_torch=True),
     "transformers": Target("sotto.exports.transformers_folder", FLOATS, in_torch=True),
 }

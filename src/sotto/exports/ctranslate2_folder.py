@@ -1,0 +1,81 @@
+"""The target `ctranslate2`: the folder that faster-whisper opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ctranslate2.converters.transformers import WhisperLoader
+from transformers import AutoConfig, GenerationConfig
+
+from sotto.checkpoint import Recognizer, write_beside
+from sotto.errors import SottoError
+from sotto.exports.copies import config_without_record
+from sotto.exports.ctranslate2_models import CTranslate2Whisper, open_runtime
+from sotto.exports.ctranslate2_shapes import narrow_copy, notes
+from sotto.families import Whisper
+
+PUBLISHED_VOCABULARY = 51_865  # of the multilingual Whispers; CTranslate2 takes one with fewer for an English model
+PUBLISHED_SECONDS = 30.0
+
+
+def write(recognizer: Recognizer, folder: Path, precision: str) -> tuple[str, ...]:
+    """model.bin, config.json and vocabulary.json, and the files beside them; what each change is worth.
+
+    Raises SottoError for a Conformer, and for a Whisper that does not name its token for "no timestamps".
+    """
+    config = recognizer.model.config
+    if recognizer.architecture.name != "whisper":
+        raise SottoError(
+            f"CTranslate2 has no {recognizer.architecture.name}, of the recognisers of Sotto it knows Whisper only; "
+            "export to onnx instead"
+        )
+    if getattr(recognizer.model.generation_config, "no_timestamps_token_id", None) is None:
+        raise SottoError(
+            "CTranslate2 needs no_timestamps_token_id in the generation config; take over generation_config.json of "
+            "the checkpoint that it was tuned from"
+        )
+    spec = spec_of(recognizer)
+    for key, value in config_without_record(recognizer.model).to_dict().items():
+        spec.config.add_attribute(key, value)  # CTranslate2 reads its own entries, transformers those
+    spec.validate()
+    spec.optimize(quantization=precision)
+    spec.save(str(folder))
+    write_beside(recognizer, folder)
+    recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that faster-whisper reads
+    return (*notes(recognizer.structure, config, recognizer.architecture.stacks), *limits(recognizer))
+
+
+def spec_of(recognizer: Recognizer) -> Any:
+    """The model as CTranslate2's converter lays it out, without one thing that the converter takes for granted.
+
+    CTranslate2 scales queries by the width over the number of heads, which is the size of a head in no model that has
+    lost some: it would compute something else, without a word.
+    """
+    with torch.no_grad():
+        spec = WhisperLoader()(narrow_copy(recognizer), recognizer.processor.tokenizer)
+    for stack in recognizer.architecture.stacks:
+        scale = stack.dimensions(recognizer.model.config).head_dim ** -0.5
+        for layer in getattr(spec, stack.name).layer:
+            for name in ("self_attention", "attention"):  # the second is the decoder's, to the audio
+                if hasattr(layer, name):
+                    getattr(layer, name).queries_scale = scale
+    return spec
+
+
+def limits(recognizer: Recognizer) -> list[str]:
+    """What faster-whisper, which was made for the published Whispers, takes for granted and this model has not."""
+    found = []
+    if recognizer.window_seconds != PUBLISHED_SECONDS:
+        found.append(f"faster-whisper pads audio to 30 s, this model hears {recognizer.window_seconds:g} s")
+    if recognizer.model.config.vocab_size < PUBLISHED_VOCABULARY and recognizer.model.generation_config.is_multilingual:
+        found.append("faster-whisper leaves the language out of the prompt of so small a vocabulary")
+    return [f"{line}; see docs/export.md" for line in found]
+
+
+def read(folder: Path, precision: str) -> Recognizer:
+    """The export as a recogniser: CTranslate2 runs its encoder, and decodes."""
+    model: Any = CTranslate2Whisper(AutoConfig.from_pretrained(folder), open_runtime(folder, precision))
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return Recognizer(model.eval(), Whisper.load_processor(folder), precision, folder=folder)
