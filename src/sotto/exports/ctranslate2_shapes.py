@@ -53,40 +53,31 @@ def with_others(left: Sequence[int], count: int, heads: int) -> list[int]:
 def notes(structure: Structure, config: Any, stacks: Sequence[Stack]) -> Iterator[str]:
     """What each of Sotto's changes is worth in CTranslate2, a line each."""
     for stack in stacks:
-        record, base = structure.stacks[stack.name], stack.dimensions(config)
+        record = structure.stacks[stack.name]
         if len(record.layers) < record.base_layers:
             yield f"{stack.name}: {len(record.layers)} of {record.base_layers} layers: smaller and faster"
-        narrower = sum(bool(layer.ffn_widths) for layer in record.layers)
-        if narrower:
-            yield f"{stack.name}: narrower feed-forward networks of {narrower} layers: smaller and faster"
-        yield from notes_on_heads(stack, record.layers, base.heads)
-        yield from notes_on_absence(stack, record.layers)
+        yield from notes_on_attentions(stack, record.layers, stack.dimensions(config).heads)
+        yield from notes_on_networks(stack, record.layers)
     layers = [layer for record in structure.stacks.values() for layer in record.layers]
-    factored = sum(len(layer.ranks) for layer in layers)
+    factored, partial = sum(len(layer.ranks) for layer in layers), sum(len(layer.inputs) for layer in layers)
     if factored:
-        yield f"factors of {factored} linears multiplied out: as large and as slow as in the base"
-    partial = sum(len(layer.inputs) for layer in layers)
+        yield f"linears with factors, which are multiplied out: {factored}; nothing gained"
     if partial:
-        yield f"inputs of {partial} linears that were taken away are zeros: as large and as slow as in the base"
+        yield f"linears that hear a part of their inputs, and zeros for the rest: {partial}; nothing gained"
 
 
-def notes_on_heads(stack: Stack, layers: Sequence[LayerStructure], heads: int) -> Iterator[str]:
+def notes_on_attentions(stack: Stack, layers: Sequence[LayerStructure], heads: int) -> Iterator[str]:
     count = heads_computed(stack, layers, heads)
+    left = [len(heads_left(layer, attention, heads)) for layer in layers for attention in stack.attentions]
     if count < heads:
-        yield f"{stack.name}: attention with {count} of {heads} heads: smaller and faster"
-    fewer = sum(len(kept) < count for layer in layers for kept in layer.heads.values())
-    if fewer:
-        yield (
-            f"{stack.name}: zeros for the heads that {fewer} attentions lack: all of a stack have as many as the one "
-            f"with most, {count}"
-        )
+        yield f"{stack.name}: attention has {count} of {heads} heads: smaller and faster"
+    if min(left) < count:
+        fewer = sum(each < count for each in left)
+        yield f"{stack.name}: attentions with fewer than {count} heads, and zeros for the rest: {fewer}; nothing gained"
 
 
-def notes_on_absence(stack: Stack, layers: Sequence[LayerStructure]) -> Iterator[str]:
-    networks = [network.name for network in stack.feed_forwards]
-    absent = [name for layer in layers for name in layer.absent]
-    attentions = sum(name not in networks for name in absent)
-    if attentions:
-        yield f"{stack.name}: {attentions} absent attentions are zeros: as large and as slow as the others"
-    if attentions < len(absent):
-        yield f"{stack.name}: {len(absent) - attentions} absent feed-forward networks have one neuron: smaller and faster"
+def notes_on_networks(stack: Stack, layers: Sequence[LayerStructure]) -> Iterator[str]:
+    names = [network.name for network in stack.feed_forwards]
+    narrower = sum(name in layer.ffn_widths or name in layer.absent for layer in layers for name in names)
+    if narrower:
+        yield f"{stack.name}: narrower feed-forward networks: {narrower}; smaller and faster"

@@ -57,7 +57,7 @@ def agreement(model: Recognizer, exported: Recognizer, clips: Sequence[Clip]) ->
             power += float(expected.square().sum())
             differing += float((found.argmax(-1) != expected.argmax(-1)).sum())
             decisions += len(expected)
-        pairs = zip(written(model, clips), written(exported, clips), strict=True)
+        pairs = zip(*(written(each, clips, model.language) for each in (model, exported)), strict=True)
         changed = sum(before != after for before, after in pairs)
     return Agreement(len(clips), (error / power) ** 0.5, differing / decisions, changed)
 
@@ -74,9 +74,9 @@ def as_decoded(exported: Recognizer, inputs: Inputs) -> torch.Tensor:
     return torch.cat(found).float()
 
 
-def written(recognizer: Recognizer, clips: Sequence[Clip]) -> list[str]:
+def written(recognizer: Recognizer, clips: Sequence[Clip], language: str | None) -> list[str]:
     """Greedy transcripts."""
-    return [found.text for found in recognizer.family.transcribe(clips, Decoding(language=recognizer.language))]
+    return [found.text for found in recognizer.family.transcribe(clips, Decoding(language=language))]
 
 
 def check(found: Agreement, precision: str) -> None:
