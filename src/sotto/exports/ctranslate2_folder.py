@@ -16,8 +16,8 @@ from sotto.exports.ctranslate2_models import CTranslate2Whisper, open_runtime
 from sotto.exports.ctranslate2_shapes import narrow_copy, notes
 from sotto.families import Whisper
 
-PUBLISHED_VOCABULARY = 51_865  # of the multilingual Whispers; CTranslate2 takes one with fewer for an English model
-PUBLISHED_SECONDS = 30.0
+FASTER_WHISPER_SECONDS = 30.0
+UNUSED = "<|startoflm|>"  # a token that no runtime decodes with
 
 
 def write(recognizer: Recognizer, folder: Path, precision: str) -> tuple[str, ...]:
@@ -48,13 +48,16 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> tuple[str, ..
 
 
 def spec_of(recognizer: Recognizer) -> Any:
-    """The model as CTranslate2's converter lays it out, without one thing that the converter takes for granted.
+    """The model as CTranslate2's converter lays it out, without what the converter takes for granted.
 
     CTranslate2 scales queries by the width over the number of heads, which is the size of a head in no model that has
     lost some: it would compute something else, without a word.
     """
+    loader, model, tokenizer = WhisperLoader(), narrow_copy(recognizer), recognizer.processor.tokenizer
     with torch.no_grad():
-        spec = WhisperLoader()(narrow_copy(recognizer), recognizer.processor.tokenizer)
+        spec = loader(model, tokenizer)
+    if getattr(model.generation_config, "is_multilingual", True):
+        spec.register_vocabulary(with_languages(loader.get_vocabulary(model, tokenizer)))
     for stack in recognizer.architecture.stacks:
         scale = stack.dimensions(recognizer.model.config).head_dim ** -0.5
         for layer in getattr(spec, stack.name).layer:
@@ -64,14 +67,19 @@ def spec_of(recognizer: Recognizer) -> Any:
     return spec
 
 
+def with_languages(tokens: list[str]) -> list[str]:
+    """The names of the tokens for a model that is told the language.
+
+    CTranslate2 knows one by an empty name, which is there in the published vocabularies of many languages only.
+    """
+    return tokens if "" in tokens else ["" if token == UNUSED else token for token in tokens]
+
+
 def limits(recognizer: Recognizer) -> list[str]:
-    """What faster-whisper, which was made for the published Whispers, takes for granted and this model has not."""
-    found = []
-    if recognizer.window_seconds != PUBLISHED_SECONDS:
-        found.append(f"faster-whisper pads audio to 30 s, this model hears {recognizer.window_seconds:g} s")
-    if recognizer.model.config.vocab_size < PUBLISHED_VOCABULARY and recognizer.model.generation_config.is_multilingual:
-        found.append("faster-whisper leaves the language out of the prompt of so small a vocabulary")
-    return [f"{line}; see docs/export.md" for line in found]
+    seconds = recognizer.window_seconds
+    if seconds == FASTER_WHISPER_SECONDS:
+        return []
+    return [f"faster-whisper pads audio to 30 s and this model hears {seconds:g} s: see docs/export.md"]
 
 
 def read(folder: Path, precision: str) -> Recognizer:

@@ -111,7 +111,7 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         found = self.runtime.generate(
             as_view(segment_input),
             prompts,
-            **length(generation_config.max_new_tokens, len(prompts[0])),
+            **length(generation_config.max_new_tokens, len(prompts[0]) - 1),
             beam_size=generation_config.num_beams,
             suppress_tokens=[-1, *timestamps],  # -1: those of the generation config
         )
@@ -121,9 +121,7 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
     def detect_language(
         self, input_features: torch.Tensor, generation_config: Any, num_segment_frames: int, **_: Any
     ) -> torch.Tensor:
-        """Token (clips,) of the language that is spoken first. Raises SottoError where CTranslate2 cannot tell."""
-        if not self.runtime.is_multilingual:
-            raise SottoError("CTranslate2 detects languages with the published vocabularies only; name the language")
+        """Token (clips,) of the language that is spoken in the first window."""
         found = self.runtime.detect_language(as_view(input_features[..., :num_segment_frames]))
         return torch.tensor([generation_config.lang_to_id[ranked[0][0]] for ranked in found])
 
@@ -133,7 +131,7 @@ def greedy(steps: int, before: int) -> dict[str, Any]:
 
 
 def length(steps: int, before: int) -> dict[str, int]:
-    """The setting for at most `steps` steps with `before` tokens before the first.
+    """The setting for at most `steps` steps, with `before` tokens before the one that the first step takes.
 
     CTranslate2 stops after half of the length that it is told, or where prompt and text together are that long.
     """

@@ -53,9 +53,7 @@ class Target:
 FLOATS = ("float32", "float16", "bfloat16")
 TARGETS: Mapping[str, Target] = {
     "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), ("onnx", "onnxruntime", "onnxscript")),
-    "ctranslate2": Target(
-        "sotto.exports.ctranslate2_folder", ("float32", "float16", "int8"), ("ctranslate2",)
-    ),
+    "ctranslate2": Target("sotto.exports.ctranslate2_folder", ("float32", "float16", "int8"), ("ctranslate2",)),
     "lite-whisper": Target("sotto.exports.lite_whisper_folder", FLOATS, in_torch=True),
     "transformers": Target("sotto.exports.transformers_folder", FLOATS, in_torch=True),
 }
