@@ -11,19 +11,21 @@ from ctranslate2.converters.transformers import WhisperLoader
 from faster_whisper import WhisperModel
 from torch import nn
 from transformers.models.whisper.modeling_whisper import sinusoids
+from typer.testing import CliRunner
 
 from digits import CLIPS, MODEL
 from mixed_shapes import factor_at_random, mixed
 from recognizers import recognizer as of_architecture
 from sotto.checkpoint import Recognizer, load
+from sotto.cli import app
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
 from sotto.exports import export, open_export
 from sotto.exports.ctranslate2_shapes import narrow_copy
 from sotto.exports.record import read_record
-from sotto.methods import LayerDropping, Quantization, StepContext, methods
 from sotto.families.whisper import set_window
+from sotto.methods import LayerDropping, Quantization, StepContext, methods
 from sotto.metrics.speed import measure_latency
 from sotto.opening import cost_of
 from sotto.surgery import drop_module, gather_inputs, keep_heads, layers_of, narrow_ffn
@@ -287,9 +289,15 @@ def test_faster_whisper_takes_a_model_of_the_published_window_as_it_is(tmp_path:
 
 def test_it_detects_the_language_that_the_model_detects(recognizer: Recognizer, clips: Path, tmp_path: Path) -> None:
     export(recognizer, tmp_path / "out", to="ctranslate2", audio=clips)
-    generation = recognizer.model.generation_config
     features = recognizer.family.inputs([square_wave(pitch, 0.9) for pitch in range(100, 4000, 300)])["input_features"]
     expected = recognizer.model.detect_language(features)
     exported = open_export(tmp_path / "out").model
     assert len(set(expected.tolist())) == 2
-    torch.testing.assert_close(exported.detect_language(features, generation, features.shape[-1]), expected)
+    torch.testing.assert_close(exported.detect_language(features), expected)
+
+
+def test_the_command_says_what_is_to_be_known(tmp_path: Path) -> None:
+    arguments = ["export", str(MODEL), "--to", "ctranslate2", "-o", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, arguments).stdout.splitlines()
+    assert said[0] == "faster-whisper pads audio to 30 s and this model hears 6 s: see docs/export.md"
+    assert said[1].startswith("scores differ by ")

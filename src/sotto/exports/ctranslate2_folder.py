@@ -14,7 +14,7 @@ from sotto.errors import SottoError
 from sotto.exports.copies import config_without_record
 from sotto.exports.ctranslate2_models import CTranslate2Whisper, open_runtime
 from sotto.exports.ctranslate2_shapes import narrow_copy, notes
-from sotto.families import Whisper
+from sotto.families import family_of
 
 FASTER_WHISPER_SECONDS = 30.0
 UNUSED = "<|startoflm|>"  # a token that no runtime decodes with
@@ -84,6 +84,7 @@ def limits(recognizer: Recognizer) -> list[str]:
 
 def read(folder: Path, precision: str) -> Recognizer:
     """The export as a recogniser: CTranslate2 runs its encoder, and decodes."""
-    model: Any = CTranslate2Whisper(AutoConfig.from_pretrained(folder), open_runtime(folder, precision))
+    config = AutoConfig.from_pretrained(folder)
+    model: Any = CTranslate2Whisper(config, open_runtime(folder, precision))
     model.generation_config = GenerationConfig.from_pretrained(folder)
-    return Recognizer(model.eval(), Whisper.load_processor(folder), precision, folder=folder)
+    return Recognizer(model.eval(), family_of(config).load_processor(folder), precision, folder=folder)

@@ -50,6 +50,8 @@ class CTranslate2Encoder(nn.Module):
 class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
     """Whisper that another runtime computes; no weights by itself, and no attentions to look at."""
 
+    generation_config: Any
+
     def __init__(self, config: Any, runtime: Any) -> None:
         with torch.device("meta"):
             super().__init__(config)
@@ -67,17 +69,18 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         output_attentions: bool | None = None,
         **_: Any,
     ) -> Seq2SeqLMOutput:
-        """Logits of all that follows the prompt, of one window; the decoder takes the tokens one by one."""
+        """Logits (1, tokens from the prompt's last on, vocabulary) of one window; the decoder takes one by one."""
         if output_attentions:
             raise SottoError("an exported model gives no attentions; times of words need the checkpoint")
         assert decoder_input_ids is not None
-        heard = input_features if encoder_outputs is None else encoder_outputs[0]
+        heard: Any = input_features if encoder_outputs is None else encoder_outputs[0]
         (tokens,) = decoder_input_ids.tolist()
         before = tokens.index(self.generation_config.no_timestamps_token_id)
         (found,) = self.runtime.generate(
             as_view(heard),
             [tokens],
-            **greedy(len(tokens) - before, before),
+            beam_size=1,
+            max_length=length(len(tokens) - before, before),
             return_logits_vocab=True,
             suppress_blank=False,
             suppress_tokens=[],
@@ -91,48 +94,41 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         self.runtime.generate(
             as_view(encoder_outputs[0]),
             [prompt] * len(encoder_outputs[0]),
-            **greedy(tokens - 1, 1),
+            beam_size=1,
+            max_length=length(tokens - 1, 1),
             suppress_tokens=[generation.eos_token_id],
         )
 
-    def generate_with_fallback(
-        self,
-        segment_input: torch.Tensor,
-        decoder_input_ids: torch.Tensor,
-        generation_config: Any,
-        do_condition_on_prev_tokens: list[bool],
-        **_: Any,
-    ) -> tuple[Any, ...]:
-        """One window of each clip; the temperature does not rise where the text is poor."""
-        prompts = decoder_input_ids.tolist()
-        timed = generation_config.return_timestamps
-        first_timestamp = generation_config.no_timestamps_token_id + 1
-        timestamps = [] if timed else range(first_timestamp, self.config.vocab_size)
+    def generate_with_fallback(self, *_: Any, **given: Any) -> tuple[Any, ...]:
+        """One window of each clip, for transformers' `generate`; the temperature never rises."""
+        prompts, generation = given["decoder_input_ids"].tolist(), given["generation_config"]
+        timestamps = range(generation.no_timestamps_token_id + 1, self.config.vocab_size)
         found = self.runtime.generate(
-            as_view(segment_input),
+            as_view(given["segment_input"]),
             prompts,
-            **length(generation_config.max_new_tokens, len(prompts[0]) - 1),
-            beam_size=generation_config.num_beams,
-            suppress_tokens=[-1, *timestamps],  # -1: those of the generation config
+            beam_size=generation.num_beams,
+            max_length=length(generation.max_new_tokens, len(prompts[0]) - 1),
+            suppress_tokens=[-1, *(() if generation.return_timestamps else timestamps)],  # -1: those of its config.json
         )
         sequences = [torch.tensor(result.sequences_ids[0], dtype=torch.long) for result in found]
-        return sequences, sequences, [False] * len(sequences), do_condition_on_prev_tokens, torch.Tensor
+        return sequences, sequences, [False] * len(sequences), given["do_condition_on_prev_tokens"], torch.Tensor
 
     def detect_language(
-        self, input_features: torch.Tensor, generation_config: Any, num_segment_frames: int, **_: Any
+        self,
+        input_features: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        generation_config: Any = None,
+        num_segment_frames: int = 3000,
     ) -> torch.Tensor:
         """Token (clips,) of the language that is spoken in the first window."""
+        assert input_features is not None
         found = self.runtime.detect_language(as_view(input_features[..., :num_segment_frames]))
-        return torch.tensor([generation_config.lang_to_id[ranked[0][0]] for ranked in found])
+        return torch.tensor([self.generation_config.lang_to_id[ranked[0][0]] for ranked in found])
 
 
-def greedy(steps: int, before: int) -> dict[str, Any]:
-    return {**length(steps, before), "beam_size": 1}
+def length(steps: int, before: int) -> int:
+    """What CTranslate2 is told for at most `steps` steps, with `before` tokens before the one that the first takes.
 
-
-def length(steps: int, before: int) -> dict[str, int]:
-    """The setting for at most `steps` steps, with `before` tokens before the one that the first step takes.
-
-    CTranslate2 stops after half of the length that it is told, or where prompt and text together are that long.
+    It stops after half of that, or where prompt and text together are that long.
     """
-    return {"max_length": steps + max(steps, before)}
+    return steps + max(steps, before)

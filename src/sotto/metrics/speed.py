@@ -192,8 +192,9 @@ def _timed_pass(
 def _decode(model: PreTrainedModel, encoded: Any, batch: int, tokens: int) -> None:
     # Not model.generate: Whisper's own seeks through the window again and again, detects the language in an
     # extra pass and stops by what it hears, so that neither its steps nor its time are those of the decoder.
-    if hasattr(model, "decode"):  # a runtime with a loop of its own
-        model.decode(encoded, tokens)
+    decode: Any = getattr(model, "decode", None)
+    if decode is not None:  # by a runtime with a loop of its own
+        decode(encoded, tokens)
         return
     spoken = torch.zeros(batch, 1, dtype=torch.long, device=model.device)
     cache = None
