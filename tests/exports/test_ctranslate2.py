@@ -21,9 +21,10 @@ from sotto.cli import app
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
-from sotto.exports import export, open_export
+from sotto.exports import clips_of, export, open_export
 from sotto.exports.ctranslate2_shapes import narrow_copy
 from sotto.exports.record import read_record
+from sotto.exports.verification import written
 from sotto.families.whisper import set_window
 from sotto.methods import LayerDropping, Quantization, StepContext, methods
 from sotto.metrics.speed import measure_latency
@@ -294,6 +295,17 @@ def test_it_detects_the_language_that_the_model_detects(recognizer: Recognizer, 
     exported = open_export(tmp_path / "out").model
     assert len(set(expected.tolist())) == 2
     torch.testing.assert_close(exported.detect_language(features), expected)
+
+
+def test_transcripts_are_compared_in_the_language_that_is_told(
+    recognizer: Recognizer, clips: Path, tmp_path: Path
+) -> None:
+    texts = []
+    for language in ("en", "hi"):
+        record = export(recognizer, tmp_path / "out", to="ctranslate2", audio=clips, language=language)
+        assert record.agreement.transcripts == 0
+        texts.append(written(recognizer, clips_of(clips, recognizer), language))
+    assert texts[0] != texts[1]  # one of which a detected language would not have given
 
 
 def test_the_command_says_what_is_to_be_known(tmp_path: Path) -> None:
