@@ -243,9 +243,11 @@ def inspect(model: Model) -> None:
 @app.command()
 def export(
     model: Model,
-    to: Annotated[str, typer.Option(help="The runtime: onnx, lite-whisper, transformers.")],
+    to: Annotated[str, typer.Option(help="The runtime: onnx, ctranslate2, lite-whisper, transformers.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the export.")],
-    precision: Annotated[str, typer.Option(help="float32, float16; for onnx int8, else bfloat16.")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="float32, float16; for onnx and ctranslate2 int8, else bfloat16.")
+    ] = "float32",
     audio: Annotated[str | None, typer.Option(help="Audio to compare on; a few bundled clips if none.")] = None,
     language: Language = None,
 ) -> None:
@@ -257,10 +259,12 @@ def export(
     """
     from sotto.exports import export as write
 
-    found = write(model, output, to=to, precision=precision, audio=audio, language=language).agreement
+    record = write(model, output, to=to, precision=precision, audio=audio, language=language)
+    found = record.agreement
     show(
+        *record.notes,
         f"scores differ by {found.scores:.2g} of their size, decisions by {found.decisions:.2%}, "
-        f"transcripts of {found.transcripts} in {found.clips} clips\nexport: {output}"
+        f"transcripts of {found.transcripts} in {found.clips} clips\nexport: {output}",
     )
 
 

@@ -341,7 +341,8 @@ def write_exports(run: Run) -> None:
         recognizer = replace(load(run.folder / "model", device="cpu"), language=run.recipe.language)
         known = run.sources.get("test") or run.sources.get("calibration")
         clips = list(islice(known, CLIPS)) if known is not None else clips_of(None, recognizer)
-        export_on(recognizer, folder, each.to, each.precision, clips)
+        for note in export_on(recognizer, folder, each.to, each.precision, clips).notes:
+            run.say(f"{each.name}: {note}")
 
 
 def link_or_copy(source: str, target: str) -> None:

@@ -54,7 +54,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     reference = replace(recognizer, model=floating_copy(recognizer))
     try:
         with partial_folder(place.resolve()) as partial:
-            target.write(reference, partial, precision, clips)
+            notes = target.write(reference, partial, precision, clips)
             found = agreement(reference, target.open(partial, precision), clips[:CLIPS])
             check(found, precision)
             record = ExportRecord(
@@ -68,6 +68,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
                 window_seconds=recognizer.window_seconds,
                 agreement=found,
                 sotto=version("sotto"),
+                notes=notes,
             )
             write_record(record, partial)
             replace_folder(partial, place.resolve())

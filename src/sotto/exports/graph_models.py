@@ -17,22 +17,11 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
 
 from sotto.errors import SottoError
+from sotto.exports.on_cpu import OnCpu
 
 Arrays = dict[str, NDArray[Any]]
 Graph = Callable[[Arrays], dict[str, torch.Tensor]]
 """Named inputs -> named outputs."""
-
-
-class OnCpu:
-    """What transformers asks of a model that has no weights of its own."""
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
 
 
 class GraphEncoder(nn.Module):

@@ -31,6 +31,8 @@ class ExportRecord:
     agreement: Agreement
     sotto: str
     """the version that wrote it"""
+    notes: tuple[str, ...] = ()
+    """what a user should know of it, a line each"""
     version: int = VERSION
 
 

@@ -33,10 +33,13 @@ class Target:
     calibrated: tuple[str, ...] = ()
     """the precisions whose scales are taken from clips"""
 
-    def write(self, recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip]) -> None:
-        """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written."""
+    def write(self, recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip]) -> tuple[str, ...]:
+        """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written.
+
+        Returns what a user should know of it, a line each.
+        """
         heard = (clips,) if precision in self.calibrated else ()
-        self.function("write")(recognizer, folder, precision, *heard)
+        return tuple(self.function("write")(recognizer, folder, precision, *heard) or ())
 
     def open(self, folder: Path, precision: str) -> Recognizer:
         """What was written, as a recogniser that the runtime computes. Raises SottoError where it is damaged."""
@@ -67,6 +70,12 @@ TARGETS: Mapping[str, Target] = {
         needs=("openvino", "openvino_tokenizers", "nncf"),
         files="openvino_*",
         calibrated=("int8-calibrated",),
+    ),
+    "ctranslate2": Target(
+        "sotto.exports.ctranslate2_folder",
+        ("float32", "float16", "int8"),
+        needs=("ctranslate2",),
+        files="model.bin",
     ),
     "lite-whisper": Target("sotto.exports.lite_whisper_folder", FLOATS, in_torch=True),
     "transformers": Target("sotto.exports.transformers_folder", FLOATS, in_torch=True),

@@ -1,0 +1,90 @@
+"""The target `ctranslate2`: the folder that faster-whisper opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ctranslate2.converters.transformers import WhisperLoader
+from transformers import AutoConfig, GenerationConfig
+
+from sotto.checkpoint import Recognizer, write_beside
+from sotto.errors import SottoError
+from sotto.exports.copies import config_without_record
+from sotto.exports.ctranslate2_models import CTranslate2Whisper, open_runtime
+from sotto.exports.ctranslate2_shapes import narrow_copy, notes
+from sotto.families import family_of
+
+FASTER_WHISPER_SECONDS = 30.0
+UNUSED = "<|startoflm|>"  # a token that no runtime decodes with
+
+
+def write(recognizer: Recognizer, folder: Path, precision: str) -> tuple[str, ...]:
+    """model.bin, config.json and vocabulary.json, and the files beside them; what each change is worth.
+
+    Raises SottoError for a Conformer, and for a Whisper that does not name its token for "no timestamps".
+    """
+    config = recognizer.model.config
+    if recognizer.architecture.name != "whisper":
+        raise SottoError(
+            f"CTranslate2 has no {recognizer.architecture.name}, of the recognisers of Sotto it knows Whisper only; "
+            "export to onnx instead"
+        )
+    if getattr(recognizer.model.generation_config, "no_timestamps_token_id", None) is None:
+        raise SottoError(
+            "CTranslate2 needs no_timestamps_token_id in the generation config; take over generation_config.json of "
+            "the checkpoint that it was tuned from"
+        )
+    spec = spec_of(recognizer)
+    for key, value in config_without_record(recognizer.model).to_dict().items():
+        spec.config.add_attribute(key, value)  # CTranslate2 reads its own entries, transformers those
+    spec.validate()
+    spec.optimize(quantization=precision)
+    spec.save(str(folder))
+    write_beside(recognizer, folder)
+    recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that faster-whisper reads
+    return (*notes(recognizer.structure, config, recognizer.architecture.stacks), *limits(recognizer))
+
+
+def spec_of(recognizer: Recognizer) -> Any:
+    """The model as CTranslate2's converter lays it out, without what the converter takes for granted.
+
+    CTranslate2 scales queries by the width over the number of heads, which is the size of a head in no model that has
+    lost some: it would compute something else, without a word.
+    """
+    loader, model, tokenizer = WhisperLoader(), narrow_copy(recognizer), recognizer.processor.tokenizer
+    with torch.no_grad():
+        spec = loader(model, tokenizer)
+    if getattr(model.generation_config, "is_multilingual", True):
+        spec.register_vocabulary(with_languages(loader.get_vocabulary(model, tokenizer)))
+    for stack in recognizer.architecture.stacks:
+        scale = stack.dimensions(recognizer.model.config).head_dim ** -0.5
+        for layer in getattr(spec, stack.name).layer:
+            for name in ("self_attention", "attention"):  # the second is the decoder's, to the audio
+                if hasattr(layer, name):
+                    getattr(layer, name).queries_scale = scale
+    return spec
+
+
+def with_languages(tokens: list[str]) -> list[str]:
+    """The names of the tokens for a model that is told the language.
+
+    CTranslate2 knows one by an empty name, which is there in the published vocabularies of many languages only.
+    """
+    return tokens if "" in tokens else ["" if token == UNUSED else token for token in tokens]
+
+
+def limits(recognizer: Recognizer) -> list[str]:
+    seconds = recognizer.window_seconds
+    if seconds == FASTER_WHISPER_SECONDS:
+        return []
+    return [f"faster-whisper pads audio to 30 s and this model hears {seconds:g} s: see docs/export.md"]
+
+
+def read(folder: Path, precision: str) -> Recognizer:
+    """The export as a recogniser: CTranslate2 runs its encoder, and decodes."""
+    config = AutoConfig.from_pretrained(folder)
+    model: Any = CTranslate2Whisper(config, open_runtime(folder, precision))
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return Recognizer(model.eval(), family_of(config).load_processor(folder), precision, folder=folder)
