@@ -34,10 +34,9 @@ class Graph:
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
 
-    def __call__(self, arrays: Arrays, wanted: list[str] | None = None) -> dict[str, torch.Tensor]:
-        names = wanted or self.outputs
-        found = self.session.run(names, arrays)
-        return {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
+    def __call__(self, arrays: Arrays) -> dict[str, torch.Tensor]:
+        found = self.session.run(self.outputs, arrays)
+        return {name: torch.from_numpy(array) for name, array in zip(self.outputs, found, strict=True)}
 
 
 class OnnxEncoder(nn.Module):
@@ -66,18 +65,17 @@ class OnCpu:
         return torch.float32
 
 
-class OnnxWhisper(OnCpu, WhisperForConditionalGeneration):
-    """Whisper whose encoder and merged decoder are graphs; no weights by themselves, and no attentions to look at."""
+class GraphWhisper(OnCpu, WhisperForConditionalGeneration):
+    """Whisper whose encoder and decoder are graphs; no weights by themselves, and no attentions to look at."""
 
-    def __init__(self, config: Any, encoder: Graph, decoder: Graph) -> None:
+    def __init__(self, config: Any, encoder: nn.Module, decoder: Graph) -> None:
         with torch.device("meta"):
             super().__init__(config)
-        self.onnx_encoder = OnnxEncoder(encoder)
+        self.graph_encoder = encoder
         self.decoder_graph = decoder
-        self.names = past_names(config.decoder_layers)
 
     def get_encoder(self, modality: str | None = None) -> Any:
-        return self.onnx_encoder
+        return self.graph_encoder
 
     def forward(
         self,
@@ -94,19 +92,33 @@ class OnnxWhisper(OnCpu, WhisperForConditionalGeneration):
         assert decoder_input_ids is not None
         if encoder_outputs is None:
             assert input_features is not None
-            encoder_outputs = self.onnx_encoder(input_features)
+            encoder_outputs = self.graph_encoder(input_features)
         cache = past_key_values or EncoderDecoderCache(DynamicCache(), DynamicCache())
+        logits = self.scores(decoder_input_ids, encoder_outputs[0].float(), cache)
+        return Seq2SeqLMOutput(logits=logits, past_key_values=None if use_cache is False else cache)
+
+    def scores(self, tokens: torch.Tensor, states: torch.Tensor, cache: EncoderDecoderCache) -> torch.Tensor:
+        """Logits (batch, tokens, vocabulary) after the tokens of `cache`, to which these are added."""
+        raise NotImplementedError
+
+
+class OnnxWhisper(GraphWhisper):
+    """With the merged decoder that optimum and transformers.js have."""
+
+    def __init__(self, config: Any, encoder: Graph, decoder: Graph) -> None:
+        super().__init__(config, OnnxEncoder(encoder), decoder)
+        self.names = past_names(config.decoder_layers)
+
+    def scores(self, tokens: torch.Tensor, states: torch.Tensor, cache: EncoderDecoderCache) -> torch.Tensor:
         arrays = {
-            "input_ids": decoder_input_ids.numpy(),
-            "encoder_hidden_states": encoder_outputs[0].float().numpy(),
+            "input_ids": tokens.numpy(),
+            "encoder_hidden_states": states.numpy(),
             CHOICE: np.array([cache.get_seq_length() > 0]),
             **self.past(cache),
         }
-        if use_cache is False:
-            return Seq2SeqLMOutput(logits=self.decoder_graph(arrays, ["logits"])["logits"])
         found = self.decoder_graph(arrays)
-        keep(cache, found, self.config.decoder_layers, decoder_input_ids.shape[1])
-        return Seq2SeqLMOutput(logits=found["logits"], past_key_values=cache)
+        keep(cache, found, self.config.decoder_layers, tokens.shape[1])
+        return found["logits"]
 
     def past(self, cache: EncoderDecoderCache) -> Arrays:
         """What is kept of each layer; empty before the first tokens."""

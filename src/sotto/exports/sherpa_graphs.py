@@ -13,9 +13,11 @@ from torch.export import Dim
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from sotto.exports.graphs import Encoder, FirstTokens, Sizes, to_onnx
+from sotto.exports.graphs import Encoder, FirstTokens, FrameLogits, Sizes, to_onnx
+from sotto.families import Ctc
 
-CACHES = ("in_n_layer_self_k_cache", "in_n_layer_self_v_cache", "n_layer_cross_k", "n_layer_cross_v")
+TOKEN_CACHES = ("in_n_layer_self_k_cache", "in_n_layer_self_v_cache")
+AUDIO_CACHES = ("n_layer_cross_k", "n_layer_cross_v")
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,38 @@ def of_layer(kept: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return kept[..., : heads * dimension].unflatten(2, size).transpose(1, 2)
 
 
+class FramesOfFeatures(nn.Module):
+    """Features (batch, mel bins, frames) and lengths (batch,) -> log-probabilities and scores (batch, frames, tokens).
+
+    sherpa-onnx reads the first.
+    """
+
+    def __init__(self, family: Ctc) -> None:
+        super().__init__()
+        self.frame_logits = FrameLogits(family)
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        is_heard = torch.arange(features.shape[2]) < lengths[:, None]
+        logits = self.frame_logits(features.transpose(1, 2), is_heard)
+        return logits.log_softmax(-1), logits
+
+
+class FramesOfSamples(nn.Module):
+    """Samples (batch, length) without padding -> scores (batch, frames, tokens)."""
+
+    def __init__(self, family: Ctc) -> None:
+        super().__init__()
+        self.frame_logits = FrameLogits(family)
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.frame_logits(samples, torch.ones_like(samples, dtype=torch.int64))
+        return scores
+
+
 def encoder_graph(model: Any, sizes: KeptSizes) -> onnx.ModelProto:
     mel = torch.randn(Sizes.batch, model.config.num_mel_bins, model.config.max_source_positions)
     shapes = ({0: Dim("batch"), 2: Dim("frames", min=2)},)
-    return to_onnx(HeardAudio(model, sizes), (mel,), ["mel"], list(CACHES[2:]), shapes)
+    return to_onnx(HeardAudio(model, sizes), (mel,), ["mel"], list(AUDIO_CACHES), shapes)
 
 
 def decoder_graph(model: Any, sizes: KeptSizes) -> onnx.ModelProto:
@@ -156,7 +186,24 @@ def decoder_graph(model: Any, sizes: KeptSizes) -> onnx.ModelProto:
     return to_onnx(
         TokensInPlaces(model, sizes),
         (tokens, *kept, torch.tensor([2])),
-        ["tokens", *CACHES, "offset"],
+        ["tokens", *TOKEN_CACHES, *AUDIO_CACHES, "offset"],
         ["logits", "out_n_layer_self_k_cache", "out_n_layer_self_v_cache"],
         ({0: batch, 1: Dim("tokens")}, {1: batch}, {1: batch}, {1: batch}, {1: batch}, {}),
     )
+
+
+def features_graph(family: Ctc) -> onnx.ModelProto:
+    features = torch.randn(Sizes.batch, family.processor.feature_extractor.feature_size, 200)
+    free = ({0: Dim("batch"), 2: Dim("length")}, {0: Dim("batch")})
+    return to_onnx(
+        FramesOfFeatures(family),
+        (features, torch.tensor([200, 100])),
+        ["audio_signal", "length"],
+        ["logprobs", "logits"],
+        free,
+    )
+
+
+def samples_graph(family: Ctc) -> onnx.ModelProto:
+    samples = torch.randn(Sizes.batch, 2 * family.sampling_rate)
+    return to_onnx(FramesOfSamples(family), (samples,), ["samples"], ["logits"], ({0: Dim("batch"), 1: Dim("length")},))

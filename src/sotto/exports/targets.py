@@ -48,8 +48,10 @@ class Target:
 
 
 FLOATS = ("float32", "float16", "bfloat16")
+ONNX = ("onnx", "onnxruntime", "onnxscript")
 TARGETS: Mapping[str, Target] = {
-    "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), ("onnx", "onnxruntime", "onnxscript")),
+    "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), ONNX),
+    "sherpa-onnx": Target("sotto.exports.sherpa_onnx_folder", ("float32", "int8"), ONNX),
     "lite-whisper": Target("sotto.exports.lite_whisper_folder", FLOATS, in_torch=True),
     "transformers": Target("sotto.exports.transformers_folder", FLOATS, in_torch=True),
 }
