@@ -46,7 +46,9 @@ class SherpaWhisper(GraphWhisper):
             kept: Any = own.layers
             for layer, of_layer in enumerate(kept):
                 places[:, layer, :, :past] = torch.stack([of_layer.keys, of_layer.values]).squeeze(2)
-        arrays = {name: array.numpy() for name, array in zip((*TOKEN_CACHES, *AUDIO_CACHES), (*places, *audio), strict=True)}
+        arrays = {
+            name: array.numpy() for name, array in zip((*TOKEN_CACHES, *AUDIO_CACHES), (*places, *audio), strict=True)
+        }
         found = self.decoder_graph({"tokens": tokens.numpy(), **arrays, "offset": np.array([past])})
         keys, values = (found[f"out_{name.removeprefix('in_')}"][:, :, None, past:end] for name in TOKEN_CACHES)
         for layer in range(layers):
