@@ -243,7 +243,7 @@ def inspect(model: Model) -> None:
 @app.command()
 def export(
     model: Model,
-    to: Annotated[str, typer.Option(help="The runtime: onnx, lite-whisper, transformers.")],
+    to: Annotated[str, typer.Option(help="The runtime: onnx, sherpa-onnx, lite-whisper, transformers.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the export.")],
     precision: Annotated[str, typer.Option(help="float32, float16; for onnx int8, else bfloat16.")] = "float32",
     audio: Annotated[str | None, typer.Option(help="Audio to compare on; a few bundled clips if none.")] = None,

@@ -62,8 +62,8 @@ class HeardAudio(nn.Module):
 def in_window(mel: torch.Tensor, frames: int) -> torch.Tensor:
     """`mel` (batch, mel bins, frames) of any length, cut or filled up to the window with what silence looks like.
 
-    sherpa-onnx appends zeros, which Whisper's features do not have where there is no sound: those are eight powers of
-    ten below the loudest, which the features halve and halve again, and at least -1.5.
+    sherpa-onnx appends zeros. Whisper's features, a quarter of the power of ten, have what is eight powers below the
+    loudest where there is no sound, and nothing below -1.5.
     """
     is_heard = (mel != 0).any(1, keepdim=True)
     loudest = mel.masked_fill(~is_heard, -torch.inf).amax((1, 2), keepdim=True)
@@ -74,6 +74,9 @@ def in_window(mel: torch.Tensor, frames: int) -> torch.Tensor:
 
 class KeptTokens(StaticLayer):
     """A cache with a place for every token that there can be, of which `offset` (one number) are taken."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, offset: torch.Tensor) -> None:
         super().__init__(max_cache_len=keys.shape[2])
@@ -140,7 +143,8 @@ def stacked(layers: Sequence[torch.Tensor], width: int) -> torch.Tensor:
 def of_layer(kept: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(batch, places, width) -> (batch, heads, places, head dimension), without the zeros beside a narrower layer."""
     heads, dimension = size
-    return kept[..., : heads * dimension].unflatten(2, size).transpose(1, 2)
+    found: torch.Tensor = kept[..., : heads * dimension].unflatten(2, size).transpose(1, 2)
+    return found
 
 
 class FramesOfFeatures(nn.Module):
@@ -155,7 +159,7 @@ class FramesOfFeatures(nn.Module):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         is_heard = torch.arange(features.shape[2]) < lengths[:, None]
-        logits = self.frame_logits(features.transpose(1, 2), is_heard)
+        logits: torch.Tensor = self.frame_logits(features.transpose(1, 2), is_heard)
         return logits.log_softmax(-1), logits
 
 
