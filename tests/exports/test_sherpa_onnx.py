@@ -23,7 +23,8 @@ from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
 from sotto.exports import export, open_export
 from sotto.exports.onnx_models import Graph
-from sotto.exports.sherpa_graphs import AUDIO_CACHES, TOKEN_CACHES
+from sotto.exports.sherpa_graphs import AUDIO_CACHES, TOKEN_CACHES, kept_sizes
+from sotto.exports.sherpa_onnx_folder import whisper_metadata
 from sotto.opening import cost_of, open_model
 from tones import RATE, clip, square_wave, tiny_whisper, write_folder
 
@@ -153,6 +154,13 @@ def test_what_sherpa_reads_of_a_whisper(whisper: Both) -> None:
     )
 
 
+def test_a_whisper_that_knows_one_language_is_prompted_with_none() -> None:
+    found = Recognizer(*tiny_whisper())
+    found.model.generation_config.is_multilingual = False
+    values = whisper_metadata(found, kept_sizes(found.model))
+    assert (values["is_multilingual"], values["sot_sequence"]) == (0, str(values["sot"]))
+
+
 def metadata(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
@@ -221,6 +229,9 @@ def test_what_sherpa_reads_of_a_parakeet(exported_by: Callable[[tuple[str, str]]
     found = Graph(folder / "model.onnx")({"audio_signal": features, "length": np.array([80])})
     assert list(found) == ["logprobs", "logits"]  # sherpa-onnx takes the first
     torch.testing.assert_close(found["logprobs"], found["logits"].log_softmax(-1))
+    filled = np.concatenate([features, np.full((1, 16, 24), -23.0, np.float32)], 2)
+    beside_longer = Graph(folder / "model.onnx")({"audio_signal": filled, "length": np.array([80])})
+    torch.testing.assert_close(beside_longer["logits"][:, :10], found["logits"], atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_that_sherpa_would_hear_otherwise_is_refused(tmp_path: Path) -> None:

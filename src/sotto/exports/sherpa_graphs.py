@@ -159,7 +159,8 @@ class FramesOfFeatures(nn.Module):
 
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         is_heard = torch.arange(features.shape[2]) < lengths[:, None]
-        logits: torch.Tensor = self.frame_logits(features.transpose(1, 2), is_heard)
+        without_padding = features.masked_fill(~is_heard[:, None], 0.0)  # sherpa-onnx fills up with -23
+        logits: torch.Tensor = self.frame_logits(without_padding.transpose(1, 2), is_heard)
         return logits.log_softmax(-1), logits
 
 
