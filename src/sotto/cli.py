@@ -243,10 +243,12 @@ def inspect(model: Model) -> None:
 @app.command()
 def export(
     model: Model,
-    to: Annotated[str, typer.Option(help="The runtime: onnx, ctranslate2, lite-whisper, transformers.")],
+    to: Annotated[
+        str, typer.Option(help="The runtime: openvino, onnx, sherpa-onnx, ctranslate2, lite-whisper, transformers.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the export.")],
     precision: Annotated[
-        str, typer.Option(help="float32, float16; for onnx and ctranslate2 int8, else bfloat16.")
+        str, typer.Option(help="float32, float16, bfloat16, int8, int8-calibrated, as far as the runtime has it.")
     ] = "float32",
     audio: Annotated[str | None, typer.Option(help="Audio to compare on; a few bundled clips if none.")] = None,
     language: Language = None,

@@ -34,8 +34,8 @@ def export(
     """Write `model` for the runtime `to`, where `folder` is, and say how near the export is to the model.
 
     It is opened in its own runtime and compared with the model on four of the clips of `audio` (bundled ones where
-    none are named); a precision that needs calibration takes up to 64 of them. Raises SottoError, and leaves nothing, where it computes something else, or where the
-    target does not take the model.
+    none are named); a precision that needs calibration takes up to 64 of them. Raises SottoError, and leaves nothing,
+    where it computes something else, or where the target does not take the model.
     """
     target_named(to, precision)  # before anything is loaded
     recognizer = model if isinstance(model, Recognizer) else load(model, device="cpu")

@@ -41,10 +41,10 @@ class GraphEncoder(nn.Module):
 class GraphWhisper(OnCpu, WhisperForConditionalGeneration):
     """Whisper whose encoder and decoder are graphs; no weights by themselves, and no attentions to look at."""
 
-    def __init__(self, config: Any, encoder: Graph) -> None:
+    def __init__(self, config: Any, encoder: nn.Module) -> None:
         with torch.device("meta"):
             super().__init__(config)
-        self.graph_encoder = GraphEncoder(encoder)
+        self.graph_encoder = encoder
 
     def get_encoder(self, modality: str | None = None) -> Any:
         return self.graph_encoder

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from transformers.cache_utils import EncoderDecoderCache
 
-from sotto.exports.graph_models import Arrays, Graph, GraphWhisper
+from sotto.exports.graph_models import Arrays, Graph, GraphEncoder, GraphWhisper
 from sotto.exports.graphs import past_names
 from sotto.exports.merging import CHOICE
 
@@ -34,7 +34,7 @@ class OnnxWhisper(GraphWhisper):
     """Whisper with the merged decoder of optimum and transformers.js."""
 
     def __init__(self, config: Any, encoder: Graph, decoder: Graph) -> None:
-        super().__init__(config, encoder)
+        super().__init__(config, GraphEncoder(encoder))
         self.decoder_graph = decoder
         self.names = past_names(config.decoder_layers)
 

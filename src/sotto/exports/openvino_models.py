@@ -10,7 +10,7 @@ import openvino
 import torch
 from transformers.cache_utils import EncoderDecoderCache
 
-from sotto.exports.graph_models import Arrays, Graph, GraphWhisper
+from sotto.exports.graph_models import Arrays, Graph, GraphEncoder, GraphWhisper
 from sotto.exports.openvino_graphs import BEAMS
 
 
@@ -36,7 +36,7 @@ class OpenVinoWhisper(GraphWhisper):
     """Whisper whose decoder keeps keys and values by itself, for one transcript (or batch of them) at a time."""
 
     def __init__(self, config: Any, encoder: Graph, decoder: OpenVinoGraph) -> None:
-        super().__init__(config, encoder)
+        super().__init__(config, GraphEncoder(encoder))
         self.decoder_graph = decoder
 
     def step(self, tokens: torch.Tensor, states: torch.Tensor, cache: EncoderDecoderCache) -> torch.Tensor:

@@ -57,20 +57,17 @@ class Target:
 
 
 FLOATS = ("float32", "float16", "bfloat16")
+ONNX = ("onnx", "onnxruntime", "onnxscript")
 TARGETS: Mapping[str, Target] = {
-    "onnx": Target(
-        "sotto.exports.onnx_folder",
-        ("float32", "float16", "int8"),
-        needs=("onnx", "onnxruntime", "onnxscript"),
-        files="onnx/*",
-    ),
+    "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), needs=ONNX, files="onnx/*"),
     "openvino": Target(
         "sotto.exports.openvino_folder",
         ("float32", "float16", "int8", "int8-calibrated"),
-        needs=("openvino", "openvino_tokenizers", "nncf"),
+        needs=("openvino", "openvino_tokenizers", "nncf", *ONNX),
         files="openvino_*",
         calibrated=("int8-calibrated",),
     ),
+    "sherpa-onnx": Target("sotto.exports.sherpa_onnx_folder", ("float32", "int8"), needs=ONNX, files="*.onnx*"),
     "ctranslate2": Target(
         "sotto.exports.ctranslate2_folder",
         ("float32", "float16", "int8"),

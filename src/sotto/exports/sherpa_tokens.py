@@ -1,0 +1,38 @@
+"""`tokens.txt` as sherpa-onnx reads it: a line for every token, with its symbol and its number."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+BLANK = "<blk>"  # by this name sherpa-onnx looks for it
+SPACE = "▁"  # at the beginning of a symbol
+
+
+def write_tokens(symbols: Iterable[tuple[str, int]], folder: Path) -> None:
+    lines = [f"{symbol} {number}\n" for symbol, number in symbols]
+    (folder / "tokens.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def text_tokens(tokenizer: Any) -> Iterable[tuple[str, int]]:
+    """Whisper's tokens of text, their bytes in base64. What is not in the list sherpa-onnx leaves out of a text."""
+    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+    for token, number in sorted_vocabulary(tokenizer):
+        if token and number not in tokenizer.added_tokens_decoder:
+            yield base64.b64encode(bytes(byte_of[character] for character in token)).decode(), number
+
+
+def ctc_tokens(tokenizer: Any, blank: int) -> Iterable[tuple[str, int]]:
+    """Pieces of words, or characters and what stands between words."""
+    between_words = getattr(tokenizer, "word_delimiter_token", None)
+    for token, number in sorted_vocabulary(tokenizer):
+        yield BLANK if number == blank else SPACE if token in (between_words, " ") else token, number
+
+
+def sorted_vocabulary(tokenizer: Any) -> list[tuple[str, int]]:
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return sorted(vocabulary.items(), key=lambda entry: entry[1])
