@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -13,7 +12,6 @@ from mixed_shapes import factor_at_random, mixed
 from recognizers import recognizer as of_architecture
 from recognizers import scores
 from sotto.checkpoint import Recognizer
-from sotto.errors import SottoError
 from sotto.exports import export, open_export
 from sotto.surgery import expand_attention, layers_of, reduce_attention
 from tones import tiny_whisper, write_folder
@@ -83,16 +81,3 @@ def test_half_precision_is_stored_as_such(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "lite" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     assert json.loads((tmp_path / "lite" / "config.json").read_text())["dtype"] == "float16"
-
-
-def test_other_shapes_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
-    clips = write_folder(tmp_path / "clips", ["one", "two"], [0.6, 0.9])
-    with pytest.raises(SottoError, match="encoder layer 0: lite-whisper knows factors in the encoder only"):
-        export(mixed(of_architecture("whisper")), tmp_path / "lite", to="lite-whisper", audio=clips)
-    with pytest.raises(SottoError, match="lite-whisper is a layout for Whisper; this is a parakeet"):
-        export(of_architecture("parakeet"), tmp_path / "lite", to="lite-whisper", audio=clips)
-    decoder = Recognizer(*tiny_whisper())
-    factor_at_random(decoder, decoder.architecture.stack("decoder"), 0, "fc1")
-    with pytest.raises(SottoError, match="decoder layer 0: lite-whisper knows factors in the encoder only"):
-        export(decoder, tmp_path / "lite", to="lite-whisper", audio=clips)
-    assert [path.name for path in tmp_path.iterdir()] == ["clips"]

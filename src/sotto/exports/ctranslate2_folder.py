@@ -23,14 +23,9 @@ UNUSED = "<|startoflm|>"  # a token that no runtime decodes with
 def write(recognizer: Recognizer, folder: Path, precision: str) -> tuple[str, ...]:
     """model.bin, config.json and vocabulary.json, and the files beside them; what each change is worth.
 
-    Raises SottoError for a Conformer, and for a Whisper that does not name its token for "no timestamps".
+    Raises SottoError for a Whisper that does not name its token for "no timestamps".
     """
     config = recognizer.model.config
-    if recognizer.architecture.name != "whisper":
-        raise SottoError(
-            f"CTranslate2 has no {recognizer.architecture.name}, of the recognisers of Sotto it knows Whisper only; "
-            "export to onnx instead"
-        )
     if getattr(recognizer.model.generation_config, "no_timestamps_token_id", None) is None:
         raise SottoError(
             "CTranslate2 needs no_timestamps_token_id in the generation config; take over generation_config.json of "

@@ -11,6 +11,7 @@ from sotto.checkpoint import EXPORT_RECORD, Recognizer, load, partial_folder, re
 from sotto.data import Clip, DataConfig, open_data
 from sotto.demo import DEMO_CLIPS
 from sotto.errors import SottoError
+from sotto.exports.capability import check_taken
 from sotto.exports.copies import floating_copy
 from sotto.exports.record import ExportRecord, read_record, write_record
 from sotto.exports.targets import target_named
@@ -50,6 +51,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
         raise SottoError(f"{place} exists and is no export; name a new folder")
     if recognizer.folder is not None and is_export(recognizer.folder):
         raise SottoError(f"{recognizer.folder} is an export; name the checkpoint that it was made of")
+    check_taken(recognizer.structure, to)
     cost = measure_cost(recognizer, to)
     reference = replace(recognizer, model=floating_copy(recognizer))
     try:

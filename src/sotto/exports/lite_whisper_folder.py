@@ -7,7 +7,6 @@ stored as `weight1` (inputs, rank), `weight2` (rank, outputs) and `bias`, all el
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from sotto.architectures import architecture_of
 from sotto.checkpoint import DTYPES, Recognizer, write_beside
 from sotto.errors import SottoError
 from sotto.exports.copies import config_without_record
-from sotto.structure import LayerStructure, Structure
 from sotto.surgery import factor, layer_path
 
 MODEL_TYPE = "lite-whisper"
@@ -28,9 +26,8 @@ PREFIX = "self_attn."  # of attention's linears; the ranks have short names
 
 
 def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
-    """Config, weights, generation config, tokenizer and feature extractor. Raises SottoError for other shapes."""
-    model, structure = recognizer.model, recognizer.structure
-    check(structure)
+    """Config, weights, generation config, tokenizer and feature extractor."""
+    model = recognizer.model
     folder.mkdir(exist_ok=True)
     config = config_without_record(model).to_dict() | {
         "model_type": MODEL_TYPE,
@@ -38,7 +35,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
         "dtype": precision,
         "low_rank_config": [
             {name.removeprefix(PREFIX): rank for name, rank in layer.ranks.items()}
-            for layer in structure.stacks["encoder"].layers
+            for layer in recognizer.structure.stacks["encoder"].layers
         ],
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
@@ -46,20 +43,6 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
     save_torch_state_dict(weights, folder, metadata={"format": "pt"})
     write_beside(recognizer, folder)
     recognizer.processor.feature_extractor.save_pretrained(folder)
-
-
-def check(structure: Structure) -> None:
-    """Raises SottoError for anything but low rank in the encoder of a Whisper."""
-    if structure.architecture != "whisper":
-        raise SottoError(f"lite-whisper is a layout for Whisper; this is a {structure.architecture}")
-    for name, stack in structure.stacks.items():
-        for index, layer in enumerate(stack.layers):
-            allowed = LayerStructure(layer.base_layer, reduced=layer.reduced)
-            if replace(layer, ranks={} if name == "encoder" else layer.ranks) != allowed:
-                raise SottoError(
-                    f"{name} layer {index}: lite-whisper knows factors in the encoder only, and this layer has other "
-                    "changes; export to onnx instead"
-                )
 
 
 def published(model: Any) -> dict[str, torch.Tensor]:

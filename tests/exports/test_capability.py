@@ -1,0 +1,165 @@
+"""The whole table of what each target takes: every cell is exported, or refused."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from mixed_shapes import factor_at_random
+from recognizers import recognizer as of_architecture
+from sotto.checkpoint import Recognizer
+from sotto.errors import SottoError
+from sotto.exports import TARGETS, export
+from sotto.exports.capability import (
+    CONFORMER,
+    FEWER_LAYERS,
+    ORDER,
+    OUTCOMES,
+    REASONS,
+    WHOLE_NUMBERS,
+    Outcome,
+    as_table,
+    changes_of,
+    outcome,
+)
+from sotto.exports.record import read_record
+from sotto.methods import LayerDropping, Quantization, StepContext, methods
+from sotto.opening import cost_of, open_model
+from sotto.surgery import drop_module, gather_inputs, keep_channels, keep_heads, narrow_ffn, reduce_attention
+from tones import tiny_whisper, write_folder
+
+GAINS = {Outcome.KEPT, Outcome.IN_PART}
+REDUCED = "attention in the reduced dimension"
+NOT_IN_BYTES = (CONFORMER, FEWER_LAYERS, WHOLE_NUMBERS, REDUCED)
+"""changes that are no smaller parts of an equal model, or only smaller with the factors that they come with"""
+
+
+def whisper(layers: int = 1) -> Recognizer:
+    sizes = {"encoder_layers": layers, "decoder_layers": layers, "d_model": 64, "attention_heads": 4}
+    found = Recognizer(*tiny_whisper(**sizes, maximum_tokens=16))
+    found.model.eval()
+    text = found.processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    special = range(text + 1, found.model.config.vocab_size)
+    found.model.generation_config.suppress_tokens = list(special)  # as published checkpoints do
+    return found
+
+
+def fewer_layers(found: Recognizer) -> None:
+    step = LayerDropping(encoder=1, decoder=1)
+    methods.handler(step)(found, step, StepContext(Path()))
+
+
+def factors(stack: str) -> Callable[[Recognizer], None]:
+    def make(found: Recognizer) -> None:
+        factor_at_random(found, found.architecture.stack(stack), 0, "fc1")
+
+    return make
+
+
+def reduced(found: Recognizer) -> None:
+    encoder = found.architecture.stack("encoder")
+    for projection in encoder.attentions[0].projections[:3]:
+        factor_at_random(found, encoder, 0, projection)
+    reduce_attention(found.model, encoder, 0, encoder.attentions[0])
+
+
+def fewer_heads(found: Recognizer) -> None:
+    for stack in found.architecture.stacks:
+        for attention in stack.attentions:
+            keep_heads(found.model, stack, 0, attention, [0, 2, 3])
+
+
+def narrower(found: Recognizer) -> None:
+    encoder = found.architecture.stack("encoder")
+    narrow_ffn(found.model, encoder, 0, encoder.feed_forwards[0], [0, 2, 3, 7])
+
+
+def fewer_channels(found: Recognizer) -> None:
+    (encoder,) = found.architecture.stacks
+    keep_channels(found.model, encoder, 0, encoder.convolutions[0], [0, 1, 5])
+
+
+def absent(found: Recognizer) -> None:
+    decoder = found.architecture.stack("decoder")
+    drop_module(found.model, decoder, 0, decoder.attentions[1])
+
+
+def inputs_in_part(found: Recognizer) -> None:
+    gather_inputs(found.model, found.architecture.stack("encoder"), 0, "fc1", range(2, 9))
+
+
+def in_whole_numbers(found: Recognizer) -> None:
+    step = Quantization()
+    methods.handler(step)(found, step, StepContext(Path()))
+
+
+MAKERS: dict[str, Callable[[Recognizer], None]] = {
+    CONFORMER: lambda found: None,
+    FEWER_LAYERS: fewer_layers,
+    "factors in the encoder": factors("encoder"),
+    "factors in the decoder": factors("decoder"),
+    REDUCED: reduced,
+    "fewer heads": fewer_heads,
+    "narrower feed-forward networks": narrower,
+    "narrower convolutions": fewer_channels,
+    "absent modules": absent,
+    "inputs heard in part": inputs_in_part,
+    WHOLE_NUMBERS: in_whole_numbers,
+}
+OF_CONFORMERS = {CONFORMER, "narrower convolutions"}
+ALONG = {"narrower convolutions": {CONFORMER}, REDUCED: {"factors in the encoder"}}
+"""what else a change comes with"""
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data") / "clips", ["one", "two"], [0.6, 0.9])
+
+
+@pytest.fixture(scope="module")
+def bytes_of_dense(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], int]:
+    """Bytes of an export to that target of the model (or Conformer) as it was."""
+
+    @cache
+    def measured(target: str, is_conformer: bool) -> int:
+        folder = tmp_path_factory.mktemp("dense") / target
+        export(of_architecture("parakeet") if is_conformer else whisper(), folder, to=target, audio=clips)
+        return size(folder)
+
+    return measured
+
+
+def size(folder: Path) -> int:
+    found = cost_of(open_model(folder), str(folder)).bytes_on_disk
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("target", ORDER)
+@pytest.mark.parametrize("change", OUTCOMES)
+def test_every_cell(
+    change: str, target: str, clips: Path, bytes_of_dense: Callable[[str, bool], int], tmp_path: Path
+) -> None:
+    """What is exact is proved by the export itself; what is kept is smaller, and what is filled up is not."""
+    is_conformer = change in OF_CONFORMERS
+    found = of_architecture("parakeet") if is_conformer else whisper(2 if change == FEWER_LAYERS else 1)
+    MAKERS[change](found)
+    assert {made for made, _ in changes_of(found.structure)} == {change} | ALONG.get(change, set())
+    expected = outcome(change, target)
+    if expected is Outcome.REFUSED:
+        with pytest.raises(SottoError, match=f": {REASONS[target]}; export to onnx instead"):
+            export(found, tmp_path / "out", to=target, audio=clips)
+        assert not list(tmp_path.iterdir())
+        return
+    export(found, tmp_path / "out", to=target, audio=clips)
+    assert read_record(tmp_path / "out").target == target
+    if change not in NOT_IN_BYTES:
+        gained = bytes_of_dense(target, is_conformer) - size(tmp_path / "out")
+        assert gained > 400 if expected in GAINS else gained < 400
+
+
+def test_the_documentation_shows_the_table() -> None:
+    assert as_table() in (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    assert set(ORDER) == set(TARGETS)
+    assert all(len(outcomes) == len(ORDER) for outcomes in OUTCOMES.values())

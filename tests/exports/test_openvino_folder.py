@@ -1,0 +1,146 @@
+"""Exports to OpenVINO: opened by OpenVINO and by openvino-genai, and held to the model that they were made of."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from openvino_genai import WhisperPipeline
+
+from digits import CLIPS, MODEL
+from mixed_shapes import mixed
+from recognizers import recognizer as of_architecture
+from sotto.checkpoint import Recognizer, load
+from sotto.data import Clip, DataConfig, open_data
+from sotto.decoding import Decoding, Transcription
+from sotto.errors import SottoError
+from sotto.exports import export, open_export
+from sotto.opening import cost_of, open_model
+from tones import RATE, clip, square_wave, tiny_whisper, write_folder
+
+Both = tuple[Recognizer, Path]
+"""A model, and the folder it was exported to."""
+KINDS = ["whisper", "parakeet", "wav2vec2_conformer_rotary"]
+
+
+@pytest.fixture(scope="module")
+def exported_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Both]:
+    @cache
+    def made(kind: str) -> Both:
+        sizes = {"encoder_layers": 2, "decoder_layers": 2}
+        found = Recognizer(*tiny_whisper(**sizes)) if kind == "whisper" else of_architecture(kind)
+        found.model.eval()
+        folder = tmp_path_factory.mktemp("export")
+        audio = write_folder(folder / "clips", ["one", "two", "three"], [0.6, 0.75, 0.9])
+        export(mixed(found), folder / "out", to="openvino", audio=audio)
+        return found, folder / "out"
+
+    return made
+
+
+@pytest.fixture(params=KINDS)
+def both(request: pytest.FixtureRequest, exported_by: Callable[[str], Both]) -> Both:
+    return exported_by(request.param)
+
+
+@pytest.fixture
+def whisper(exported_by: Callable[[str], Both]) -> Both:
+    return exported_by("whisper")
+
+
+def test_an_export_computes_what_the_model_computes(both: Both) -> None:
+    """Clips of unequal length at once, and prompts of any length before anything is kept."""
+    model, exported = both[0], open_export(both[1])
+    inputs = model.family.inputs([square_wave(300, 0.9), square_wave(200, 0.5)])
+    if model.model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.tensor([[1, 5, 9, 11], [1, 4, 2, 3]])
+    with torch.no_grad():
+        expected = model.family.logits(inputs)
+    torch.testing.assert_close(exported.family.logits(inputs), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_it_writes_what_the_model_writes(both: Both, timestamps: bool) -> None:
+    """Token by token with what it keeps of those before; longer than the window too."""
+    assert transcripts(open_export(both[1]), timestamps=timestamps) == transcripts(both[0], timestamps=timestamps)
+
+
+def test_it_searches_as_the_model_searches(whisper: Both) -> None:
+    """Keys and values follow the beams that were kept."""
+    exported = open_export(whisper[1])
+    for beams in (2, 3):
+        assert transcripts(exported, beams=beams) == transcripts(whisper[0], beams=beams)
+
+
+def transcripts(found: Recognizer, **settings: Any) -> list[Transcription]:
+    clips = [clip("one", 0.6), clip("two", 0.8), clip("three", 2.5)]
+    return list(found.family.transcribe(clips, Decoding(batch_size=2, **settings)))
+
+
+def test_it_is_measured_as_a_model_is(both: Both) -> None:
+    folder = both[1]
+    numbers, before = cost_of(open_model(folder), str(folder)), cost_of(both[0], "model")
+    assert (numbers.parameters, numbers.encoder_flops) == (before.parameters, before.encoder_flops)
+    assert numbers.bytes_on_disk == sum(path.stat().st_size for path in folder.glob("openvino_*"))
+
+
+def test_the_decoder_is_one_that_openvino_genai_takes(whisper: Both) -> None:
+    """Its states: keys and values of both attentions, but for the audio where the first layer's was taken out."""
+    decoder = openvino.Core().read_model(whisper[1] / "openvino_decoder_model.xml")
+    assert {port.get_any_name() for port in decoder.inputs} == {"input_ids", "encoder_hidden_states", "beam_idx"}
+    assert [port.get_any_name() for port in decoder.outputs] == ["logits"]
+    request = openvino.Core().compile_model(decoder, "CPU").create_infer_request()
+    kept = {f"{layer}.decoder.{part}" for layer in (0, 1) for part in ("key", "value")}
+    assert {state.name for state in request.query_state()} == kept | {"1.encoder.key", "1.encoder.value"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "int8-calibrated"])
+def test_openvino_genai_writes_what_a_trained_whisper_writes(precision: str, tmp_path: Path) -> None:
+    """Greedily, with timestamps, and audio longer than the model's window, which is six seconds."""
+    model = load(MODEL, device="cpu")
+    folder = tmp_path / "out"
+    record = export(model, folder, to="openvino", precision=precision, audio=CLIPS / "calibration")
+    assert (record.agreement.scores < 1e-5) == (precision == "float32")
+    client = WhisperPipeline(folder, "CPU", INFERENCE_PRECISION_HINT="f32")
+    clips = list(open_data(DataConfig(str(CLIPS / "test"), samples=4), sampling_rate=RATE))
+    expected = [found.text for found in model.family.transcribe(clips, Decoding())]
+    assert [heard(client, clip.audio)[0] for clip in clips] == expected
+    if precision == "float32":
+        joined = np.concatenate([clip.audio for clip in clips])
+        (found,) = model.family.transcribe([Clip("joined", joined, RATE, "", "")], Decoding(timestamps=True))
+        assert joined.size > model.family.window_seconds * RATE
+        text, segments = heard(client, joined, return_timestamps=True)
+        assert text == found.text
+        assert segments == pytest.approx([(each.start, each.end) for each in found.segments], abs=0.05)
+    largest = {"float32": 4.1, "int8": 1.2, "int8-calibrated": 1.25}[precision]
+    numbers = cost_of(open_model(folder), str(folder))
+    assert numbers.bytes_on_disk
+    assert numbers.bytes_on_disk < largest * numbers.parameters.total + 200_000  # of the tokenizer, and of the graphs
+
+
+def heard(client: WhisperPipeline, audio: Any, **settings: Any) -> tuple[str, Any]:
+    found = client.generate(audio.tolist(), language="<|en|>", task="transcribe", **settings)
+    times = [(chunk.start_ts, chunk.end_ts) for chunk in found.chunks or ()]
+    return found.texts[0].strip(), times
+
+
+def test_half_precision_takes_half(tmp_path: Path) -> None:
+    found = Recognizer(*tiny_whisper(d_model=64, attention_heads=2))
+    audio = write_folder(tmp_path / "clips", ["one", "two"], [0.6, 0.75])
+    sizes = []
+    for precision in ("float32", "float16"):
+        record = export(found, tmp_path / precision, to="openvino", precision=precision, audio=audio)
+        sizes.append((tmp_path / precision / "openvino_decoder_model.bin").stat().st_size)
+    assert 1e-6 < record.agreement.scores < 2e-2
+    assert sizes[1] / sizes[0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_words_cannot_be_timed_without_attentions(whisper: Both) -> None:
+    exported = open_export(whisper[1])
+    features = exported.family.inputs([square_wave(300, 0.9)])["input_features"]
+    with pytest.raises(SottoError, match="gives no attentions; times of words need the checkpoint"):
+        exported.model(features, decoder_input_ids=torch.tensor([[1]]), output_attentions=True)
