@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from digits import CLIPS, MODEL
 from mixed_shapes import factor_at_random, mixed
-from recognizers import recognizer as of_architecture
 from sotto.checkpoint import Recognizer, load
 from sotto.cli import app
 from sotto.data import Clip, DataConfig, open_data

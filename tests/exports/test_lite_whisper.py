@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from mixed_shapes import factor_at_random, mixed
-from recognizers import recognizer as of_architecture
+from mixed_shapes import factor_at_random
 from recognizers import scores
 from sotto.checkpoint import Recognizer
 from sotto.exports import export, open_export
