@@ -172,7 +172,8 @@ def test_heads_that_cannot_be_narrowed(recognizer: Recognizer) -> None:
     narrow_heads(recognizer.model, ENCODER, LAYER, SELF, 3)
     for head_dim in (0, 4):
         with pytest.raises(
-            SottoError, match=f"^model.encoder.layers.1.self_attn: its heads have 3 channels; {head_dim} cannot be kept$"
+            SottoError,
+            match=f"^model.encoder.layers.1.self_attn: its heads have 3 channels; {head_dim} cannot be kept$",
         ):
             narrow_heads(recognizer.model, ENCODER, LAYER, SELF, head_dim)
     parakeet = of_architecture("parakeet")
@@ -499,7 +500,9 @@ def operate(model: Any, operation: str, rng: random.Random) -> bool:
     return operation == "merge"
 
 
-OPERATIONS = st.sampled_from(["layers", "heads", "channels", "neurons", "factor", "factor", "reduce", "merge", "expand"])
+OPERATIONS = st.sampled_from(
+    ["layers", "heads", "channels", "neurons", "factor", "factor", "reduce", "merge", "expand"]
+)
 
 
 @settings(max_examples=20, phases=[Phase.reuse, Phase.generate])

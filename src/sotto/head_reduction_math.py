@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-NEGLIGIBLE = 1e-12  # of a head's largest singular value, below which a channel carries rounding errors
+from sotto.low_rank_math import NEGLIGIBLE
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ def balance(left: torch.Tensor, right: torch.Tensor) -> Balance:
     """
     a, b = root(left), root(right)
     u, values, v = torch.linalg.svd(a.mT @ b)
-    is_live = values > NEGLIGIBLE * values[..., :1]
+    energies = values.square()
+    is_live = energies > NEGLIGIBLE * energies[..., :1]
     scale = torch.where(is_live, values.clamp(min=1e-300).rsqrt(), 0.0).unsqueeze(-2)
-    return Balance(b @ v.mT * scale, a @ u * scale, values.square())
+    return Balance(b @ v.mT * scale, a @ u * scale, energies)
 
 
 def root(moment: torch.Tensor) -> torch.Tensor:

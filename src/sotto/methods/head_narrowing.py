@@ -52,13 +52,13 @@ def measured_bases(
 
 
 @torch.no_grad()
-def narrow(recognizer: Recognizer, dimensions: Mapping[AttentionPlace, int], bases: Mapping[AttentionPlace, HeadBases]) -> None:
+def narrow(
+    recognizer: Recognizer, dimensions: Mapping[AttentionPlace, int], bases: Mapping[AttentionPlace, HeadBases]
+) -> None:
     """Keep of the heads of each attention the channels that carry most, as many as `dimensions` says."""
     for (stack, index, attention), channels in dimensions.items():
         basis = bases[stack, index, attention]
-        query, key, value, output = (
-            get_linear(recognizer.model, stack, index, name) for name in attention.projections
-        )
+        query, key, value, output = (get_linear(recognizer.model, stack, index, name) for name in attention.projections)
         lost = basis.lost_mean(channels).flatten()
         output.bias.add_(output.weight.double() @ lost)
         change_outputs(query, basis.scores.left)
