@@ -20,7 +20,7 @@ from sotto.surgery import (
 
 
 def mixed(found: Recognizer) -> Recognizer:
-    """Changed in place: heads, their channels, neurons, channels, factors, inputs, and one attention less where there are two."""
+    """Changed in place: heads and their channels, neurons, channels, factors, inputs, one attention less of two."""
     for stack, index in list(layers_of(found.model)):
         attention = stack.attentions[0]
         if index == 1 and attention.reducible:

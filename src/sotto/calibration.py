@@ -108,8 +108,9 @@ def calibrate(
 ) -> Calibration:
     """Stream `clips` through the model once; each process of a distributed run takes its share.
 
-    All linears of `stacks` are measured, or those of `linears`. For the encoder alone only the encoder runs. A decoder is calibrated on the model's own transcripts, so no text is
-    needed. Raises SottoError where there is no clip to calibrate on.
+    All linears of `stacks` are measured, or those of `linears`. For the encoder alone only the encoder runs. A decoder
+    is calibrated on the model's own transcripts, so no text is needed. Raises SottoError where there is no clip to
+    calibrate on.
     """
     calibration, listeners = prepare(recognizer, stacks, linears)
     run_through(recognizer, share(clips), stacks, listeners)

@@ -1,10 +1,10 @@
 """The mathematics of per-head reduction: the fewest channels that carry the products of a head. Ours, all in float64.
 
-A head forms two products of its channels: queries with keys, which are the scores, and values with the head's columns of
-the output projection, which are what it adds to the residual stream. Any invertible change of channels on one side that is
-undone on the other leaves a product as it is. There is one after which dropping all channels but the first r is the best
-that rank r can do for independent vectors of the two sides: that of balanced truncation in its square-root form (Tombs
-and Postlethwaite, 1987).
+A head forms two products of its channels: queries with keys, which are the scores, and values with the head's columns
+of the output projection, which are what it adds to the residual stream. Any invertible change of channels on one side
+that is undone on the other leaves a product as it is. There is one after which dropping all channels but the first r is
+the best that rank r can do for independent vectors of the two sides: that of balanced truncation in its square-root
+form (Tombs and Postlethwaite, 1987).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from sotto.low_rank_math import NEGLIGIBLE
 class Balance:
     """Changes of channels for both sides of a product of heads, channels in descending order of what they carry.
 
-    `left` and `right` (heads, channels, new channels): a becomes leftᵀ a, and b becomes rightᵀ b. `energies` (heads, new
-    channels): the mean of (aᵀ b)² that goes with each. A channel that carries nothing is zero on both sides.
+    `left` and `right` (heads, channels, new channels): a becomes leftᵀ a, and b becomes rightᵀ b. `energies` (heads,
+    new channels): what each holds of the mean of (aᵀ b)². A channel that holds nothing is zero on both sides.
     """
 
     left: torch.Tensor
@@ -32,9 +32,9 @@ class Balance:
 def balance(left: torch.Tensor, right: torch.Tensor) -> Balance:
     """From the second moments (heads, channels, channels) of both sides: E[a aᵀ] and E[b bᵀ].
 
-    With E[a aᵀ] = A Aᵀ, E[b bᵀ] = B Bᵀ and Aᵀ B = U S Vᵀ, the mean of (aᵀ M b)² is the squared norm of Aᵀ M B. The best
-    M of rank r makes that U_r S_r V_rᵀ (Eckart and Young, 1936), and is the product of B V_r S_r^-1/2 and A U_r S_r^-1/2,
-    the second transposed: no moment has to be inverted, so they may be singular.
+    With E[a aᵀ] = A Aᵀ, E[b bᵀ] = B Bᵀ and Aᵀ B = U S Vᵀ, the mean of (aᵀ M b)² is the squared norm of Aᵀ M B. The
+    best M of rank r makes that U_r S_r V_rᵀ (Eckart and Young, 1936): it is the product of B V_r S_r^-1/2 and
+    A U_r S_r^-1/2, the second transposed. No moment has to be inverted, so they may be singular.
     """
     a, b = root(left), root(right)
     u, values, v = torch.linalg.svd(a.mT @ b)
@@ -47,7 +47,8 @@ def balance(left: torch.Tensor, right: torch.Tensor) -> Balance:
 def root(moment: torch.Tensor) -> torch.Tensor:
     """R with R Rᵀ = `moment`, a symmetric matrix without negative eigenvalues but for rounding."""
     variances, axes = torch.linalg.eigh(moment)
-    return axes * variances.clamp(min=0.0).sqrt().unsqueeze(-2)
+    result: torch.Tensor = axes * variances.clamp(min=0.0).sqrt().unsqueeze(-2)
+    return result
 
 
 def blocks(matrix: torch.Tensor, heads: int) -> torch.Tensor:
@@ -74,6 +75,11 @@ class HeadBases:
         The lesser of the two shares counts.
         """
         return torch.minimum(share_held(self.scores.energies), share_held(self.outputs.energies))
+
+    @property
+    def lost(self) -> torch.Tensor:
+        """(channels,): the shares of both energies that the first 1, 2, … channels of all heads do not hold, added."""
+        return 2 - share_held(self.scores.energies) - share_held(self.outputs.energies)
 
     def lost_mean(self, channels: int) -> torch.Tensor:
         """(heads, channels): of the values' mean, what the first `channels` new channels do not give."""

@@ -233,7 +233,7 @@ def test_a_threshold_leads_to_multiples(make_recognizer: MakeRecognizer, clips: 
         apply(recognizer, clips, threshold=threshold, multiple=2)
         chosen.append([layer.get("self_attn", 32) for layer in head_dims(recognizer)])
     assert all(few < more for few, more in zip(*chosen, strict=True))
-    assert not any(channels % 2 for channels in sum(chosen, []))
+    assert not any(channels % 2 for each in chosen for channels in each)
 
 
 @pytest.mark.parametrize("kind", ["parameters", "flops"])

@@ -25,8 +25,8 @@ def attentions_of(recognizer: Recognizer, stacks: Sequence[str]) -> list[Attenti
     for name in stacks:
         if any(attention.head_dim is None for attention in recognizer.architecture.stack(name).attentions):
             raise SottoError(
-                f"head_reduction: attention of a {recognizer.architecture.name} has relative or rotary positions, which "
-                "narrower heads could not hear; use low_rank"
+                f"head_reduction: attention of a {recognizer.architecture.name} has relative or rotary positions, "
+                "which narrower heads could not hear; use low_rank"
             )
     found = [(stack, index) for stack, index in layers_of(recognizer.model) if stack.name in stacks]
     return [(stack, index, attention) for stack, index in found for attention in stack.attentions]

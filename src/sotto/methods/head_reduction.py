@@ -1,4 +1,4 @@
-"""Per-head reduction: heads keep the channels that carry most of their scores and outputs, and drop the others. Ours."""
+"""Per-head reduction: heads keep the channels that hold most of their scores and outputs, and lose the others. Ours."""
 
 from __future__ import annotations
 

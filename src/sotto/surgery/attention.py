@@ -90,8 +90,8 @@ def keep_heads(model: Any, stack: Stack, index: int, attention: Attention, heads
 def narrow_heads(model: nn.Module, stack: Stack, index: int, attention: Attention, head_dim: int) -> None:
     """Keep the first `head_dim` channels of every head of an attention, and drop the others.
 
-    Scores are scaled as before, so that channels of zeros are no loss. Raises SottoError where there are fewer channels,
-    and where transformers cannot compute the attention with other heads than its config says.
+    Scores are scaled as before, so that channels of zeros are no loss. Raises SottoError where there are fewer
+    channels, and where the attention's positions need them all.
     """
     path = layer_path(stack, index, attention.name)
     if attention.head_dim is None:
