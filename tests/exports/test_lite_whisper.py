@@ -15,7 +15,7 @@ from recognizers import scores
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.exports import export, open_export
-from sotto.surgery import expand_attention, layers_of, reduce_attention
+from sotto.surgery import expand_attention, layers_of, narrow_heads, reduce_attention
 from tones import tiny_whisper, write_folder
 
 
@@ -95,4 +95,9 @@ def test_other_shapes_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
     factor_at_random(decoder, decoder.architecture.stack("decoder"), 0, "fc1")
     with pytest.raises(SottoError, match="decoder layer 0: lite-whisper knows factors in the encoder only"):
         export(decoder, tmp_path / "lite", to="lite-whisper", audio=clips)
+    narrower = low_rank()
+    stack = narrower.architecture.stack("encoder")
+    narrow_heads(narrower.model, stack, 1, stack.attentions[0], 5)
+    with pytest.raises(SottoError, match="encoder layer 1: lite-whisper knows factors in the encoder only"):
+        export(narrower, tmp_path / "lite", to="lite-whisper", audio=clips)
     assert [path.name for path in tmp_path.iterdir()] == ["clips"]
