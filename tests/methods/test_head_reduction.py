@@ -16,11 +16,11 @@ from sotto.errors import SottoError
 from sotto.head_reduction_math import Balance, HeadBases
 from sotto.layers import FactoredLinear, ReducedAttention
 from sotto.methods import HeadReduction, StepContext, methods
-from sotto.methods.head_dimensions import by_threshold
+from sotto.methods.head_dimensions import budget_of, by_threshold
 from sotto.methods.head_narrowing import attentions_of, measured_bases, narrow
 from sotto.methods.head_reduction import apply_head_reduction
 from sotto.metrics.cost import count_parameters, encoder_flops
-from sotto.surgery import gather_inputs, keep_heads
+from sotto.surgery import gather_inputs, keep_heads, narrow_heads
 
 WIDTH, HEADS, CHANNELS, LAYERS = 32, 2, 16, 2
 POSITIONS = 50
@@ -236,23 +236,34 @@ def test_a_threshold_leads_to_multiples(make_recognizer: MakeRecognizer, clips: 
     assert not any(channels % 2 for each in chosen for channels in each)
 
 
+def cost(recognizer: Recognizer, kind: str) -> int:
+    return count_parameters(recognizer.model).encoder if kind == "parameters" else encoder_flops(recognizer.model)
+
+
+@pytest.mark.parametrize("kind", ["parameters", "flops"])
+def test_a_budget_is_kept_and_used_up(make_recognizer: MakeRecognizer, clips: ClipSource, kind: str) -> None:
+    recognizer = make_recognizer(64, LAYERS, HEADS)
+    before = cost(recognizer, kind)
+    apply(recognizer, clips, **{kind: 0.95}, multiple=8)
+    step = 8 * HEADS * (4 * 64 + 2 if kind == "parameters" else 4 * 2 * POSITIONS * 64 + 4 * POSITIONS**2)
+    assert 0.95 * before - step < cost(recognizer, kind) <= 0.95 * before
+
+
 @pytest.mark.parametrize("kind", ["parameters", "flops"])
 @pytest.mark.parametrize("factored", [False, True], ids=["whole", "factored"])
-def test_a_budget_is_kept_and_used_up(
+def test_a_channel_costs_what_goes_with_it(
     make_recognizer: MakeRecognizer, clips: ClipSource, kind: str, factored: bool
 ) -> None:
-    def cost(recognizer: Recognizer) -> int:
-        return count_parameters(recognizer.model).encoder if kind == "parameters" else encoder_flops(recognizer.model)
-
     recognizer = make_recognizer(64, LAYERS, HEADS)
     if factored:
         apply_low_rank(recognizer, clips, attention=0.9, mlp=0.999, reduced_attention=False)
-    before = cost(recognizer)
-    apply(recognizer, clips, **{kind: 0.95}, multiple=8)
-    channels = [layer.get("self_attn", 32) for layer in head_dims(recognizer)]
-    assert min(channels) < 32
-    step = 8 * HEADS * (4 * 64 + 3 if kind == "parameters" else 4 * 2 * POSITIONS * 64 + 4 * POSITIONS**2)
-    assert 0.95 * before - step < cost(recognizer) <= 0.95 * before
+        assert len(recognizer.structure.layer("encoder", 0).ranks) >= 4
+    before = cost(recognizer, kind)
+    place = attentions_of(recognizer, ("encoder",))[0]
+    _, total, per_channel = budget_of(recognizer, HeadReduction(**{kind: 0.9}), {place: 32})
+    narrow_heads(recognizer.model, *place, 20)
+    assert total == before
+    assert before - cost(recognizer, kind) == pytest.approx(12 * per_channel[place], rel=1e-9)
 
 
 def test_a_budget_narrows_the_heads_that_are_missed_least(make_recognizer: MakeRecognizer, clips: ClipSource) -> None:
