@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from low_rank_pareto import Bench, difference, signed
 from results_file import write_results
 from sotto.checkpoint import Recognizer, load
@@ -92,7 +90,7 @@ def main() -> None:
                 "against_dense": difference(compare(before, report)),
             }
         )
-        Console().print(markdown(rows[-1]))
+        print(markdown(rows[-1]), flush=True)
     data = {"model": Path(arguments.model).name, "test": "/".join(Path(arguments.test).parts[-2:])}
     definition = {"clips": before.clips, "normalizer": before.normalizer, "wer": before.wer}
     print(write_results(f"head-reduction-{arguments.name}", {**data, **definition, "rows": rows}))
