@@ -14,12 +14,13 @@ from sotto.surgery import (
     keep_heads,
     layers_of,
     narrow_ffn,
+    narrow_heads,
     reduce_attention,
 )
 
 
 def mixed(found: Recognizer) -> Recognizer:
-    """Changed in place: heads, neurons, channels, factors, inputs, and one attention less where there are two."""
+    """Changed in place: heads and their channels, neurons, channels, factors, inputs, one attention less of two."""
     for stack, index in list(layers_of(found.model)):
         attention = stack.attentions[0]
         if index == 1 and attention.reducible:
@@ -30,6 +31,8 @@ def mixed(found: Recognizer) -> Recognizer:
             continue
         if not found.architecture.name.endswith("rotary"):  # whose attention keeps its heads
             keep_heads(found.model, stack, index, attention, [1])
+        if attention.head_dim is not None:
+            narrow_heads(found.model, stack, index, attention, 11)
         narrow_ffn(found.model, stack, index, stack.feed_forwards[0], [0, 2, 3, 7, 9])
         for convolution in stack.convolutions:
             keep_channels(found.model, stack, index, convolution, [0, 1, 5, 6, 7])

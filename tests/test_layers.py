@@ -38,7 +38,7 @@ def attentions(heads: int, ranks: tuple[int, int, int], seed: int = 0) -> tuple[
     for parameter in expanded.parameters():
         nn.init.normal_(parameter, std=0.5)
     own = copy.deepcopy(expanded)
-    return expanded, ReducedAttention(own.q_proj, own.k_proj, own.v_proj, own.out_proj, heads)
+    return expanded, ReducedAttention(own.q_proj, own.k_proj, own.v_proj, own.out_proj, heads, expanded.scaling)
 
 
 def test_factored_linear_is_a_linear_of_the_product() -> None:

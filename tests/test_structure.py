@@ -56,6 +56,7 @@ def layers(draw: st.DrawFn, stack: Stack, base_layer: int) -> LayerStructure:
         {"ffn": draw(st.integers(1, FFN))} if draw(st.booleans()) else {},
         ranks,
         ("self_attn",) if reducible and draw(st.booleans()) else (),
+        head_dims={name: draw(st.integers(1, WIDTH // HEADS)) for name in attentions if draw(st.booleans())},
     )
 
 
@@ -199,6 +200,18 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "heads not ascending": (at("decoder", 1, heads={"encoder_attn": [2, 1]}), "heads of encoder_attn [2, 1] are not"),
     "head twice": (at("decoder", 1, heads={"self_attn": [1, 1]}), "heads of self_attn [1, 1] are not"),
     "no heads": (at("decoder", 1, heads={"self_attn": []}), "heads of self_attn [] are not"),
+    "wider heads": (
+        at("decoder", 1, head_dims={"encoder_attn": 5}),
+        "decoder layer 1: head dimension of encoder_attn is 5; the base allows 1 to 4",
+    ),
+    "heads without channels": (
+        at("encoder", 0, head_dims={"self_attn": 0}),
+        "encoder layer 0: head dimension of self_attn is 0; the base allows 1 to 4",
+    ),
+    "narrower heads of no attention": (
+        at("encoder", 0, head_dims={"self_atn": 2}),
+        "encoder layer 0: attention 'self_atn' does not exist; did you mean 'self_attn'?",
+    ),
     "wider network": (
         at("decoder", 0, ffn_widths={"ffn": 25}),
         "decoder layer 0: width of ffn is 25; the base allows 1 to 24",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
+from recognizers import recognizer as of_architecture
 from sotto.architectures.whisper import WHISPER
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
@@ -25,6 +26,7 @@ from sotto.surgery import (
     layer_path,
     merge,
     narrow_ffn,
+    narrow_heads,
     reduce_attention,
     structure_of,
 )
@@ -56,6 +58,13 @@ def silence_inputs(linear: Any, channels: Sequence[int]) -> None:
     first = linear.first if isinstance(linear, FactoredLinear) else linear
     with torch.no_grad():
         first.weight[:, list(channels)] = 0
+
+
+def silence_outputs(linear: Any, channels: Sequence[int]) -> None:
+    last = linear.second if isinstance(linear, FactoredLinear) else linear
+    with torch.no_grad():
+        last.weight[list(channels)] = 0
+        last.bias[list(channels)] = 0
 
 
 class Skipped(nn.Module):
@@ -103,6 +112,74 @@ def test_dropped_heads_are_as_silenced_ones(
     assert model.get_submodule(layer_path(stack, LAYER, attention.name)).num_heads == 2
     assert structure_of(model).layer(stack.name, LAYER).heads == {attention.name: (1, 3)}
     assert structure_of(model).layer(stack.name, 0) == LayerStructure(0)
+
+
+@pytest.mark.parametrize(
+    ("stack", "attention", "form"),
+    [
+        (ENCODER, SELF, "plain"),
+        (ENCODER, SELF, "factored"),
+        (ENCODER, SELF, "reduced"),
+        (DECODER, DECODER.attentions[0], "plain"),
+        (DECODER, DECODER.attentions[1], "factored"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+@pytest.mark.parametrize("heads", [(0, 1, 2, 3), (1, 3)], ids=["all heads", "two heads"])
+def test_dropped_channels_of_heads_are_as_silenced_ones(
+    stack: Any, attention: Any, form: str, heads: tuple[int, ...], recognizer: Recognizer, logits: Any
+) -> None:
+    model = recognizer.model
+    bring_into_form(model, stack, form)
+    keep_heads(model, stack, LAYER, attention, heads)
+    before = logits(model)
+    silenced = copy.deepcopy(model)
+    channels = [head * HEAD_DIM + channel for head in range(len(heads)) for channel in (1, 2, 3)]
+    silence_outputs(get_linear(silenced, stack, LAYER, attention.projections[0]), channels)
+    silence_inputs(get_linear(silenced, stack, LAYER, attention.projections[3]), channels)
+
+    narrow_heads(model, stack, LAYER, attention, 2)
+    narrow_heads(model, stack, LAYER, attention, 1)
+
+    assert_equal_but_not_to(logits(model), logits(silenced), before)
+    expand_attention(model, stack, LAYER, attention)
+    assert_equal_but_not_to(logits(model), logits(silenced), before)
+    assert get_linear(model, stack, LAYER, attention.projections[1]).out_features == len(heads)
+    assert structure_of(model).layer(stack.name, LAYER).head_dims == {attention.name: 1}
+    keep_heads(model, stack, LAYER, attention, (0,))
+    assert get_linear(model, stack, LAYER, attention.projections[3]).in_features == 1
+    assert structure_of(model).layer(stack.name, LAYER).heads == {attention.name: heads[:1]}
+
+
+def test_narrower_heads_decode_with_any_cache(recognizer: Recognizer) -> None:
+    model = recognizer.model
+    narrow_heads(model, DECODER, 0, DECODER.attentions[0], 3)
+    narrow_heads(model, DECODER, LAYER, DECODER.attentions[1], 1)
+
+    def said(**settings: Any) -> list[int]:
+        torch.manual_seed(0)
+        return model.generate(  # type: ignore[no-any-return]
+            features(), temperature=1.0, max_new_tokens=12, min_new_tokens=12, **settings
+        )[0].tolist()
+
+    plain = said(use_cache=False)
+    assert len(set(plain)) > 6
+    assert said(use_cache=True) == plain
+    assert said(cache_implementation="static") == plain
+
+
+def test_heads_that_cannot_be_narrowed(recognizer: Recognizer) -> None:
+    narrow_heads(recognizer.model, ENCODER, LAYER, SELF, 3)
+    for head_dim in (0, 4):
+        with pytest.raises(
+            SottoError,
+            match=f"^model.encoder.layers.1.self_attn: its heads have 3 channels; {head_dim} cannot be kept$",
+        ):
+            narrow_heads(recognizer.model, ENCODER, LAYER, SELF, head_dim)
+    parakeet = of_architecture("parakeet")
+    stack = parakeet.architecture.stack("encoder")
+    with pytest.raises(SottoError, match="relative or rotary positions cannot have narrower heads"):
+        narrow_heads(parakeet.model, stack, 0, stack.attentions[0], 1)
 
 
 @pytest.mark.parametrize("stack", [ENCODER, DECODER], ids=lambda stack: stack.name)
@@ -333,6 +410,8 @@ def test_factors_that_do_not_fit(recognizer: Recognizer) -> None:
 def test_a_structure_is_applied_to_a_base_of_its_size(recognizer: Recognizer) -> None:
     shaped = reduced_encoder(recognizer)
     keep_heads(shaped, DECODER, 0, DECODER.attentions[1], (1,))
+    narrow_heads(shaped, DECODER, 0, DECODER.attentions[1], 3)
+    narrow_heads(shaped, ENCODER, LAYER, SELF, 2)
     narrow_ffn(shaped, DECODER, 2, FFN, (5, 6, 7))
     structure = structure_of(shaped)
     config = copy.deepcopy(shaped.config)
@@ -359,11 +438,12 @@ def assert_record_matches_shapes(model: Any) -> None:
         modules = model.get_submodule(stack.layers)
         assert len(modules) == len(structure.stacks[stack.name].layers)
         for module, layer in zip(modules, structure.stacks[stack.name].layers, strict=True):
-            width = dimensions.head_dim
             shapes = {}
             for attention in stack.attentions:
                 heads = len(layer.heads.get(attention.name, range(dimensions.heads)))
-                assert module.get_submodule(attention.name).num_heads == heads
+                width = layer.head_dims.get(attention.name, dimensions.head_dim)
+                found = module.get_submodule(attention.name)
+                assert (found.num_heads, found.head_dim, found.scaling) == (heads, width, HEAD_DIM**-0.5)
                 assert isinstance(module.get_submodule(attention.name), ReducedAttention) == (
                     attention.name in layer.reduced
                 )
@@ -394,6 +474,9 @@ def operate(model: Any, operation: str, rng: random.Random) -> bool:
     elif operation == "heads":
         module = model.get_submodule(layer_path(stack, index, attention.name))
         keep_heads(model, stack, index, attention, choose(rng, module.num_heads))
+    elif operation == "channels":
+        now = model.get_submodule(layer_path(stack, index, attention.name)).head_dim
+        narrow_heads(model, stack, index, attention, rng.randint(1, now))
     elif operation == "neurons":
         narrow_ffn(model, stack, index, FFN, choose(rng, get_linear(model, stack, index, "fc1").out_features))
     elif operation == "factor":
@@ -417,7 +500,9 @@ def operate(model: Any, operation: str, rng: random.Random) -> bool:
     return operation == "merge"
 
 
-OPERATIONS = st.sampled_from(["layers", "heads", "neurons", "factor", "factor", "reduce", "merge", "expand"])
+OPERATIONS = st.sampled_from(
+    ["layers", "heads", "channels", "neurons", "factor", "factor", "reduce", "merge", "expand"]
+)
 
 
 @settings(max_examples=20, phases=[Phase.reuse, Phase.generate])

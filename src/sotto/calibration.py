@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -70,6 +70,15 @@ class Calibration:
         weight, bias = weight_and_bias(self.recognizer.model, stack, index, linear)
         return principal_of_inputs(moments.mean, moments.covariance, weight, bias)
 
+    def outputs(self, stack: Stack, index: int, linear: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean (outputs,) and covariance (outputs, outputs) of the outputs of a linear, in float64."""
+        point = self.points[stack.name, index, linear]
+        moments = self.moments[point]
+        if not point.at_input:
+            return moments.mean, moments.covariance
+        weight, bias = weight_and_bias(self.recognizer.model, stack, index, linear)
+        return weight @ moments.mean + bias, weight @ moments.covariance @ weight.T
+
     def principals(self) -> dict[Place, Principal]:
         """`principal` of every linear, with directions in float32; moments are let go as soon as they have served."""
         found = {}
@@ -91,13 +100,19 @@ def weight_and_bias(model: nn.Module, stack: Stack, index: int, linear: str) -> 
     return weight, bias
 
 
-def calibrate(recognizer: Recognizer, clips: ClipSource, stacks: Sequence[str] = ("encoder",)) -> Calibration:
+def calibrate(
+    recognizer: Recognizer,
+    clips: ClipSource,
+    stacks: Sequence[str] = ("encoder",),
+    linears: Collection[Place] | None = None,
+) -> Calibration:
     """Stream `clips` through the model once; each process of a distributed run takes its share.
 
-    For the encoder alone only the encoder runs. A decoder is calibrated on the model's own transcripts, so no text is
-    needed. Raises SottoError where there is no clip to calibrate on.
+    All linears of `stacks` are measured, or those of `linears`. For the encoder alone only the encoder runs. A decoder
+    is calibrated on the model's own transcripts, so no text is needed. Raises SottoError where there is no clip to
+    calibrate on.
     """
-    calibration, listeners = prepare(recognizer, stacks)
+    calibration, listeners = prepare(recognizer, stacks, linears)
     run_through(recognizer, share(clips), stacks, listeners)
     moments = calibration.moments
     for point in sorted(moments, key=lambda point: (point.owner, point.at_input)):
@@ -107,11 +122,14 @@ def calibrate(recognizer: Recognizer, clips: ClipSource, stacks: Sequence[str] =
     return calibration
 
 
-def prepare(recognizer: Recognizer, stacks: Sequence[str]) -> tuple[Calibration, list[Listener]]:
-    """Empty moments for every linear of `stacks`, and the listeners that fill them."""
+def prepare(
+    recognizer: Recognizer, stacks: Sequence[str], linears: Collection[Place] | None = None
+) -> tuple[Calibration, list[Listener]]:
+    """Empty moments for the linears that are to be measured, and the listeners that fill them."""
     points = {
         (stack.name, index, linear): measured_point(recognizer, stack, index, linear)
         for stack, index, linear in places(recognizer, stacks)
+        if linears is None or (stack.name, index, linear) in linears
     }
     moments: dict[MeasuredPoint, Moments] = {}
     listeners = []

@@ -148,8 +148,10 @@ class ReducedAttention(nn.Module):
         value: FactoredLinear,
         output: nn.Module,
         num_heads: int,
+        scaling: float,
         dropout: float = 0.0,
     ) -> None:
+        """`scaling`: what the products of queries and keys are multiplied by."""
         super().__init__()
         self.q_proj = query
         self.k_proj = key
@@ -158,6 +160,7 @@ class ReducedAttention(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.head_dim = query.out_features // num_heads
+        self.scaling = scaling
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
@@ -168,7 +171,7 @@ class ReducedAttention(nn.Module):
         dimension = max(query.shape[-1], value.shape[-1])  # fused kernels want one dimension for all three
         query, key, value = (nn.functional.pad(x, (0, dimension - x.shape[-1])) for x in (query, key, value))
         mixed = nn.functional.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout if self.training else 0.0, scale=self.head_dim**-0.5
+            query, key, value, dropout_p=self.dropout if self.training else 0.0, scale=self.scaling
         )
         mixed = mixed[..., : self.v_proj.rank]
         expand = self.v_proj.second.weight.view(self.num_heads, self.head_dim, -1)

@@ -53,11 +53,13 @@ class LayerStructure:
     """modules that the layer lacks"""
     quantized: Mapping[str, Quantized] = field(default_factory=dict)
     """linear (of a factored one both factors) -> how its weights are stored"""
+    head_dims: Mapping[str, int] = field(default_factory=dict)
+    """attention -> channels of each of its heads; scores are scaled as in the base all the same"""
 
     def without(self, module: LayerModule) -> LayerStructure:
         """A copy that lacks `module`, and says nothing else of it."""
         outside: dict[str, Any] = {}
-        for name in ("heads", "ffn_widths", "ranks", "inputs", "nonzeros", "channels", "quantized"):
+        for name in ("heads", "ffn_widths", "ranks", "inputs", "nonzeros", "channels", "quantized", "head_dims"):
             entries: Mapping[str, Any] = getattr(self, name)
             outside[name] = {key: value for key, value in entries.items() if key not in (module.name, *module.linears)}
         reduced = tuple(name for name in self.reduced if name != module.name)
@@ -164,6 +166,9 @@ def check_layer(layer: LayerStructure, stack: Stack, dimensions: StackDimensions
     for name, heads in layer.heads.items():
         check_name(name, attentions, f"{where}: attention")
         check_subset(heads, dimensions.heads, f"{where}: heads of {name}")
+    for name, channels in layer.head_dims.items():
+        check_name(name, [found.name for found in stack.attentions if found.head_dim], f"{where}: attention")
+        check_bound(channels, dimensions.head_dim, f"{where}: head dimension of {name}")
     for name, width in layer.ffn_widths.items():
         check_name(name, [ffn.name for ffn in stack.feed_forwards], f"{where}: feed-forward network")
         check_bound(width, dimensions.ffn, f"{where}: width of {name}")

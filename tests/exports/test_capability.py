@@ -26,7 +26,15 @@ from sotto.exports.capability import (
 from sotto.exports.record import read_record
 from sotto.methods import LayerDropping, Quantization, StepContext, methods
 from sotto.opening import cost_of, open_model
-from sotto.surgery import drop_module, gather_inputs, keep_channels, keep_heads, narrow_ffn, reduce_attention
+from sotto.surgery import (
+    drop_module,
+    gather_inputs,
+    keep_channels,
+    keep_heads,
+    narrow_ffn,
+    narrow_heads,
+    reduce_attention,
+)
 from tones import tiny_whisper, write_folder
 
 GAINS = {Outcome.KEPT, Outcome.IN_PART}
@@ -70,6 +78,12 @@ def fewer_heads(found: Recognizer) -> None:
             keep_heads(found.model, stack, 0, attention, [0, 2, 3])
 
 
+def narrower_heads(found: Recognizer) -> None:
+    for stack in found.architecture.stacks:
+        for attention in stack.attentions:
+            narrow_heads(found.model, stack, 0, attention, 10)
+
+
 def narrower(found: Recognizer) -> None:
     encoder = found.architecture.stack("encoder")
     narrow_ffn(found.model, encoder, 0, encoder.feed_forwards[0], [0, 2, 3, 7])
@@ -101,6 +115,7 @@ MAKERS: dict[str, Callable[[Recognizer], None]] = {
     "factors in the decoder": factors("decoder"),
     REDUCED: reduced,
     "fewer heads": fewer_heads,
+    "narrower heads": narrower_heads,
     "narrower feed-forward networks": narrower,
     "narrower convolutions": fewer_channels,
     "absent modules": absent,

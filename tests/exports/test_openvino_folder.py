@@ -116,7 +116,7 @@ def test_openvino_genai_writes_what_a_trained_whisper_writes(precision: str, tmp
         text, segments = heard(client, joined, return_timestamps=True)
         assert text == found.text
         expected_times = [(each.start, each.end) for each in found.segments]
-            np.testing.assert_allclose(segments, expected_times, atol=0.05)
+        np.testing.assert_allclose(segments, expected_times, atol=0.05)
     largest = {"float32": 4.1, "int8": 1.2, "int8-calibrated": 1.25}[precision]
     numbers = cost_of(open_model(folder), str(folder))
     assert numbers.bytes_on_disk

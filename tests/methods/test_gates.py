@@ -14,7 +14,7 @@ from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.metrics.cost import count_parameters, flops_by_module
-from sotto.surgery import drop_module, factor, structure_of
+from sotto.surgery import drop_module, factor, narrow_heads, structure_of
 
 STACKS = ("encoder", "decoder")
 
@@ -76,6 +76,14 @@ def cost_of(found: Recognizer, constraint: str) -> float:
 def test_rotary_attention_has_a_gate_and_its_heads_have_none() -> None:
     gated = modules_of(recognizer("wav2vec2_conformer_rotary"))
     assert [each.has_units for each in gated[:4]] == [True, False, True, True]
+
+
+def test_narrower_heads_are_units_of_fewer_channels() -> None:
+    found = recognizer("whisper")
+    stack = found.architecture.stack("encoder")
+    narrow_heads(found.model, stack, 0, stack.attentions[0], 5)
+    attention = modules_of(found)[0]
+    assert (attention.units, attention.channels) == (2, 5)
 
 
 def test_gates_do_not_go_on_factored_linears() -> None:

@@ -9,7 +9,7 @@ from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
 from sotto.methods.group_math import scale_groups, squared_norms
 from sotto.methods.groups import Groups, groups_of
-from sotto.surgery import factor, get_linear, keep_heads, narrow_ffn
+from sotto.surgery import factor, get_linear, keep_heads, narrow_ffn, narrow_heads
 from tones import square_wave
 
 
@@ -81,6 +81,15 @@ def test_an_empty_head_and_an_empty_neuron_can_be_removed_for_free(architecture:
         ffn = next(ffn for ffn in stack.feed_forwards if sets["neuron"].linears[0][0].endswith(ffn.up))
         narrow_ffn(model, stack, 0, ffn, [neuron for neuron in range(sets["neuron"].count) if neuron != 1])
         torch.testing.assert_close(found.family.logits(inputs), before, rtol=1e-5, atol=1e-5)
+
+
+def test_narrower_heads_are_groups_of_fewer_channels() -> None:
+    model = recognizer("whisper").model
+    stack = architecture_of(model.config).stacks[0]
+    narrow_heads(model, stack, 0, stack.attentions[0], 5)
+    heads, _ = groups_of(model, stack, "head", "neuron")
+    assert heads.count == 2
+    assert [weight.shape[axis] for weight, axis in heads.members(model)] == [10] * 4
 
 
 def test_factored_linears_are_refused() -> None:

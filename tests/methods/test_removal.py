@@ -8,7 +8,7 @@ from recognizers import ARCHITECTURES, scores
 from sotto.architectures import architecture_of
 from sotto.checkpoint import Recognizer, load
 from sotto.methods.removal import Removed, remove_idle
-from sotto.surgery import get_linear, structure_of
+from sotto.surgery import get_linear, head_dim_of, layers_of, narrow_heads, structure_of
 from tones import tiny_whisper
 
 
@@ -33,8 +33,8 @@ def empty(model: Any, stack: Any) -> None:
     for ffn in stack.feed_forwards:
         linear(model, stack, ffn.up).weight[1] = 0.0
         linear(model, stack, ffn.down).weight[:, 3] = 0.0
-    head_dim = stack.dimensions(model.config).head_dim
     for attention in stack.attentions:
+        head_dim = head_dim_of(model, stack, 0, attention)
         linear(model, stack, attention.projections[3]).weight[:, :head_dim] = 0.0
         linear(model, stack, attention.projections[2]).weight[head_dim : 2 * head_dim] = 0.0
 
@@ -55,6 +55,17 @@ def test_outputs_stay_what_they_were(architecture: str, tmp_path: Any) -> None:
     assert all(width == stacks[0].dimensions(found.model.config).ffn - 2 for width in layer.ffn_widths.values())
     assert remove_idle(found.model) == Removed()  # nothing is left to do
     torch.testing.assert_close(scores(load(found.save(tmp_path / "model"))), before, rtol=1e-4, atol=1e-4)
+
+
+def test_narrower_heads_go_as_wide_ones_do() -> None:
+    found = recognizer("whisper")
+    for stack, index in list(layers_of(found.model)):
+        for channels, attention in enumerate(stack.attentions, start=5):
+            narrow_heads(found.model, stack, index, attention, channels)
+        empty(found.model, stack)
+    before = scores(found)
+    assert remove_idle(found.model).heads == 6
+    torch.testing.assert_close(scores(found), before, rtol=1e-5, atol=1e-5)
 
 
 def test_the_last_head_and_neuron_stay() -> None:

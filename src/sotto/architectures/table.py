@@ -26,6 +26,8 @@ class Attention:
     """parameters (heads, head dimension) that are added to the queries"""
     head_count: str | None = "num_heads"
     """where the module reads its number of heads; None where it cannot have fewer than its config says"""
+    head_dim: str | None = None
+    """where the module reads its head dimension; None where it cannot have another than its config says"""
     same_input: tuple[str, ...] = ("query", "key", "value")
     """the projections that hear one and the same input"""
     layer_norm: str | None = None

@@ -14,7 +14,13 @@ WHISPER = Architecture(
             name="encoder",
             layers="model.encoder.layers",
             modules=(
-                Attention("self_attn", WhisperAttention, layer_norm="self_attn_layer_norm", reducible=True),
+                Attention(
+                    "self_attn",
+                    WhisperAttention,
+                    head_dim="head_dim",
+                    layer_norm="self_attn_layer_norm",
+                    reducible=True,
+                ),
                 FEED_FORWARD,
             ),
             layer_count="encoder_layers",
@@ -28,10 +34,17 @@ WHISPER = Architecture(
             name="decoder",
             layers="model.decoder.layers",
             modules=(
-                Attention("self_attn", WhisperAttention, layer_norm="self_attn_layer_norm", cached=True),
+                Attention(
+                    "self_attn",
+                    WhisperAttention,
+                    head_dim="head_dim",
+                    layer_norm="self_attn_layer_norm",
+                    cached=True,
+                ),
                 Attention(
                     "encoder_attn",
                     WhisperAttention,
+                    head_dim="head_dim",
                     same_input=("key", "value"),
                     layer_norm="encoder_attn_layer_norm",
                     cached=True,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sotto.architectures import Attention, Convolution, FeedForward, Stack
+from sotto.architectures import Attention, Convolution, FeedForward, Stack, StackDimensions
 from sotto.auto_classes import classes_of, plain_config
 from sotto.checkpoint import Recognizer
 from sotto.layers import FactoredLinear
@@ -91,8 +91,8 @@ def narrowed(model: Any, recognizer: Recognizer) -> Iterator[Place]:
             for module in stack.modules:
                 if module.name in layer.absent:
                     continue
-                if isinstance(module, Attention) and module.name in layer.heads:
-                    yield from of_attention(stack, index, module, layer.heads[module.name], dimensions.head_dim)
+                if isinstance(module, Attention):
+                    yield from of_attention(stack, index, module, layer, dimensions)
                 elif isinstance(module, FeedForward) and module.name in layer.ffn_widths:
                     neurons = range(layer.ffn_widths[module.name])
                     yield from outputs_and_inputs(stack, index, (module.up,), module.down, neurons)
@@ -100,8 +100,13 @@ def narrowed(model: Any, recognizer: Recognizer) -> Iterator[Place]:
                     yield from of_convolution(stack, index, module, layer.channels[module.name], dimensions.width)
 
 
-def of_attention(stack: Stack, index: int, module: Attention, heads: Sequence[int], head_dim: int) -> Iterator[Place]:
-    channels = [head * head_dim + channel for head in heads for channel in range(head_dim)]
+def of_attention(
+    stack: Stack, index: int, module: Attention, layer: LayerStructure, dimensions: StackDimensions
+) -> Iterator[Place]:
+    """The kept channels of a head stand first."""
+    heads = layer.heads.get(module.name, range(dimensions.heads))
+    kept = range(layer.head_dims.get(module.name, dimensions.head_dim))
+    channels = [head * dimensions.head_dim + channel for head in heads for channel in kept]
     yield from outputs_and_inputs(stack, index, module.inward, module.projections[3], channels)
     for name in module.head_biases:
         yield Place(layer_path(stack, index, f"{module.name}.{name}"), rows=heads)

@@ -9,14 +9,15 @@ from sotto.architectures import Attention, Stack, set_setting
 from sotto.checkpoint import Recognizer
 from sotto.exports.copies import dense_copy
 from sotto.structure import LayerStructure, Structure
-from sotto.surgery import keep_heads, narrow_ffn
+from sotto.surgery import keep_heads, narrow_ffn, narrow_heads
 
 
 def narrow_copy(recognizer: Recognizer) -> Any:
     """A model of transformers' own class that computes the same, in the smallest shapes that CTranslate2 takes.
 
     A feed-forward network may be as narrow as it is, another width in every layer; one that is absent has one neuron,
-    of zeros. All attentions of a stack have the most heads that one of them has left: the head count is the stack's.
+    of zeros. So may heads. All attentions of a stack have the most heads that one of them has left: the head count is
+    the stack's.
     In the config it is that number, which is no divisor of the width any more. All else is as in `dense_copy`.
     """
     plain, config = dense_copy(recognizer), recognizer.model.config
@@ -27,6 +28,7 @@ def narrow_copy(recognizer: Recognizer) -> Any:
             for attention in stack.attentions:
                 heads = with_others(heads_left(layer, attention, base.heads), count, base.heads)
                 keep_heads(plain, stack, index, attention, heads)
+                narrow_heads(plain, stack, index, attention, layer.head_dims.get(attention.name, base.head_dim))
             for network in stack.feed_forwards:
                 width = 1 if network.name in layer.absent else layer.ffn_widths.get(network.name, base.ffn)
                 narrow_ffn(plain, stack, index, network, range(width))
@@ -74,6 +76,9 @@ def notes_on_attentions(stack: Stack, layers: Sequence[LayerStructure], heads: i
     if min(left) < count:
         fewer = sum(each < count for each in left)
         yield f"{stack.name}: attentions with fewer than {count} heads, and zeros for the rest: {fewer}; nothing gained"
+    narrower = sum(len(layer.head_dims) for layer in layers)
+    if narrower:
+        yield f"{stack.name}: attentions with narrower heads: {narrower}; smaller and faster"
 
 
 def notes_on_networks(stack: Stack, layers: Sequence[LayerStructure]) -> Iterator[str]:

@@ -4,6 +4,8 @@ from sotto.methods.adaptive_pruning import AdaptivePruning, apply_adaptive_pruni
 from sotto.methods.distil_whisper import DistilWhisper
 from sotto.methods.fine_tuning import FineTuning
 from sotto.methods.guided_distillation import GuidedDistillation
+from sotto.methods.head_reduction import apply_head_reduction
+from sotto.methods.head_reduction_config import HeadReduction
 from sotto.methods.hold_zeros import HoldZeros
 from sotto.methods.importance import ImportancePruning
 from sotto.methods.l0_pruning import L0Pruning
@@ -22,6 +24,7 @@ __all__ = [
     "DistilWhisper",
     "FineTuning",
     "GuidedDistillation",
+    "HeadReduction",
     "HoldZeros",
     "ImportancePruning",
     "L0Pruning",
@@ -35,6 +38,7 @@ __all__ = [
     "StepContext",
     "StructuredMagnitude",
     "apply_adaptive_pruning",
+    "apply_head_reduction",
     "apply_low_rank",
     "methods",
 ]

@@ -11,7 +11,7 @@ from torch import nn
 
 from sotto.architectures import Attention, Convolution, FeedForward, LayerModule, Stack
 from sotto.errors import SottoError
-from sotto.surgery import drop_module, keep_channels, keep_heads, layer_path, layers_of, narrow_ffn
+from sotto.surgery import drop_module, head_dim_of, keep_channels, keep_heads, layer_path, layers_of, narrow_ffn
 
 Kind = Literal["modules", "heads", "neurons", "channels"]
 KINDS: tuple[Kind, ...] = ("modules", "heads", "neurons", "channels")
@@ -69,7 +69,7 @@ def gated_module(model: Any, stack: Stack, layer: int, module: LayerModule, kind
         if type(model.get_submodule(layer_path(stack, layer, linear))) is not nn.Linear:
             where = layer_path(stack, layer, linear)
             raise SottoError(f"{where}: gates come before low rank and other forms of a linear, or without them")
-    channels = stack.dimensions(model.config).head_dim if isinstance(module, Attention) else 1
+    channels = head_dim_of(model, stack, layer, module) if isinstance(module, Attention) else 1
     fixed = isinstance(module, Attention) and module.head_count is None
     has_units = UNITS[type(module)] in kinds and not fixed
     return GatedModule(stack, layer, module, path, outward.weight.shape[1] // channels, channels, has_units)

@@ -13,7 +13,7 @@ from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
 from sotto.methods.group_math import Members
-from sotto.surgery import get_linear, layer_path, present
+from sotto.surgery import get_linear, head_dim_of, layer_path, present
 
 AttentionGroups = Literal["column", "row", "head"]
 FeedForwardGroups = Literal["column", "row", "neuron"]
@@ -68,7 +68,7 @@ def attention_groups(
         yield from single_groups(model, stack, layer, attention.linears, kind)
         return
     output = get_linear(model, stack, layer, attention.projections[3])
-    head_dim = stack.dimensions(model.config).head_dim
+    head_dim = head_dim_of(model, stack, layer, attention)
     cut = [(name, 0) for name in attention.inward] + [(attention.projections[3], 1)]
     yield joined(model, stack, layer, kind, cut, output.in_features // head_dim)
 

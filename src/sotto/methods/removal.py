@@ -16,6 +16,7 @@ from sotto.layers import FactoredLinear, ReducedAttention
 from sotto.surgery import (
     gather_inputs,
     get_linear,
+    head_dim_of,
     keep_heads,
     layer_path,
     layers_of,
@@ -56,7 +57,7 @@ def remove_idle_heads(model: Any, stack: Stack, layer: int, attention: Attention
     reduced = isinstance(model.get_submodule(layer_path(stack, layer, attention.name)), ReducedAttention)
     if attention.head_count is None or reduced or not is_plain(value, output):
         return 0
-    head_dim = stack.dimensions(model.config).head_dim
+    head_dim = head_dim_of(model, stack, layer, attention)
     silent = (value.weight == 0).all(1).view(-1, head_dim).all(1)
     idle = silent | (output.weight == 0).all(0).view(-1, head_dim).all(1)
     kept = at_least_one(~idle)

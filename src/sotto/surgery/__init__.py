@@ -5,7 +5,7 @@ record and the shapes never part.
 """
 
 from sotto.surgery.applying import apply_structure
-from sotto.surgery.attention import expand_attention, keep_heads, reduce_attention
+from sotto.surgery.attention import expand_attention, head_dim_of, keep_heads, narrow_heads, reduce_attention
 from sotto.surgery.linears import factor, gather_inputs, merge, pack_linear, restore_inputs, unpack_linear
 from sotto.surgery.modules import drop_module, keep_channels, narrow_ffn
 from sotto.surgery.places import (
@@ -31,6 +31,7 @@ __all__ = [
     "gather_inputs",
     "get_any_linear",
     "get_linear",
+    "head_dim_of",
     "keep_channels",
     "keep_heads",
     "keep_layers",
@@ -39,6 +40,7 @@ __all__ = [
     "linears_of",
     "merge",
     "narrow_ffn",
+    "narrow_heads",
     "pack_linear",
     "parts_of",
     "present",

@@ -10,7 +10,7 @@ from torch import nn
 from sotto.architectures import Attention, Convolution, FeedForward, Stack, architecture_of
 from sotto.layers import FactoredLinear, GatheredLinear, PackedLinear
 from sotto.structure import LayerStructure, Structure, check, to_json
-from sotto.surgery.attention import keep_heads, reduce_attention
+from sotto.surgery.attention import keep_heads, narrow_heads, reduce_attention
 from sotto.surgery.modules import drop_module, keep_channels, narrow_ffn
 from sotto.surgery.places import get_linear, layer_path, record
 from sotto.surgery.quantizing import shape_embedding, shape_quantized
@@ -54,12 +54,15 @@ def shape_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructur
 
 
 def narrow_layer(model: nn.Module, stack: Stack, index: int, layer: LayerStructure) -> None:
-    """Modules that the layer lacks, and how many heads, neurons and channels the others have."""
+    """Modules that the layer lacks, and how many heads, channels of a head, neurons and channels the others have."""
     for module in stack.modules:
         if module.name in layer.absent:
             drop_module(model, stack, index, module)
-        elif isinstance(module, Attention) and module.name in layer.heads:
-            keep_heads(model, stack, index, module, range(len(layer.heads[module.name])))
+        elif isinstance(module, Attention):
+            if module.name in layer.heads:
+                keep_heads(model, stack, index, module, range(len(layer.heads[module.name])))
+            if module.name in layer.head_dims:
+                narrow_heads(model, stack, index, module, layer.head_dims[module.name])
         elif isinstance(module, FeedForward) and module.name in layer.ffn_widths:
             narrow_ffn(model, stack, index, module, range(layer.ffn_widths[module.name]))
         elif isinstance(module, Convolution) and module.name in layer.channels:

@@ -1,4 +1,4 @@
-"""Attention with fewer heads, or computed in the reduced dimension."""
+"""Attention with fewer or narrower heads, or computed in the reduced dimension."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sotto.architectures import Attention, Stack, set_setting
+from sotto.architectures import Attention, Stack, get_setting, set_setting
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear, ReducedAttention
 from sotto.surgery.alignment_heads import renumber_alignment_heads
@@ -32,7 +32,7 @@ def reduce_attention(model: nn.Module, stack: Stack, index: int, attention: Atte
     assert isinstance(query, FactoredLinear)
     assert isinstance(key, FactoredLinear)
     assert isinstance(value, FactoredLinear)
-    new = ReducedAttention(query, key, value, output, old.num_heads, old.dropout)
+    new = ReducedAttention(query, key, value, output, old.num_heads, old.scaling, old.dropout)
     new.train(old.training)
     model.set_submodule(path, new)
     layer = structure_of(model).layer(stack.name, index)
@@ -50,7 +50,7 @@ def expand_attention(model: Any, stack: Stack, index: int, attention: Attention)
         new = attention.module_type(dimensions.width, dimensions.heads, old.dropout, config=model.config)
     for name in (attention.query, attention.key, attention.value, attention.output):
         setattr(new, name, getattr(old, name))
-    new.num_heads = old.num_heads
+    new.num_heads, new.head_dim = old.num_heads, old.head_dim
     new.train(old.training)
     model.set_submodule(path, new)
     layer = structure_of(model).layer(stack.name, index)
@@ -67,7 +67,7 @@ def keep_heads(model: Any, stack: Stack, index: int, attention: Attention, heads
     if attention.head_count is None:
         raise SottoError(f"{path}: attention with rotary positions cannot lose heads; narrow its feed-forward networks")
     module = model.get_submodule(path)
-    head_dim = stack.dimensions(model.config).head_dim
+    head_dim = head_dim_of(model, stack, index, attention)
     output = get_linear(model, stack, index, attention.projections[3])
     check_positions(heads, output.in_features // head_dim, f"heads of {path}")
     channels = [head * head_dim + channel for head in heads for channel in range(head_dim)]
@@ -85,6 +85,36 @@ def keep_heads(model: Any, stack: Stack, index: int, attention: Attention, heads
     record(model, stack, index, replace(layer, heads={**layer.heads, attention.name: kept}))
     if attention.name == "encoder_attn":
         renumber_alignment_heads(model, lambda at, head: (at, heads.index(head)) if head in heads else None, index)
+
+
+def narrow_heads(model: nn.Module, stack: Stack, index: int, attention: Attention, head_dim: int) -> None:
+    """Keep the first `head_dim` channels of every head of an attention, and drop the others.
+
+    Scores are scaled as before, so that channels of zeros are no loss. Raises SottoError where there are fewer
+    channels, and where the attention's positions need them all.
+    """
+    path = layer_path(stack, index, attention.name)
+    if attention.head_dim is None:
+        raise SottoError(f"{path}: attention with relative or rotary positions cannot have narrower heads")
+    module = model.get_submodule(path)
+    before = head_dim_of(model, stack, index, attention)
+    if not 1 <= head_dim <= before:
+        raise SottoError(f"{path}: its heads have {before} channels; {head_dim} cannot be kept")
+    output = get_linear(model, stack, index, attention.projections[3])
+    kept = [start + channel for start in range(0, output.in_features, before) for channel in range(head_dim)]
+    for projection in attention.inward:
+        narrow_outputs(get_linear(model, stack, index, projection), kept)
+    narrow_inputs(output, kept)
+    set_setting(module, attention.head_dim, head_dim)
+    layer = structure_of(model).layer(stack.name, index)
+    record(model, stack, index, replace(layer, head_dims={**layer.head_dims, attention.name: head_dim}))
+
+
+def head_dim_of(model: Any, stack: Stack, index: int, attention: Attention) -> int:
+    """Channels of each head of an attention as it now stands."""
+    if attention.head_dim is None:
+        return stack.dimensions(model.config).head_dim
+    return int(get_setting(model.get_submodule(layer_path(stack, index, attention.name)), attention.head_dim))
 
 
 def set_head_count(module: Any, name: str, count: int) -> None:
