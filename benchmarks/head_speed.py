@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from shapes import factor_at_random, random_whisper
 from sotto.calibration import places
 from sotto.checkpoint import Recognizer
 from sotto.exports.graphs import encoder_graph
-from sotto.exports.onnx_models import Graph
+from sotto.exports.onnx_models import OnnxGraph
 from sotto.exports.precision import in_precision, write_graph
 from sotto.metrics.cost import encoder_flops
 from sotto.surgery import layers_of, narrow_heads
@@ -56,8 +57,8 @@ def runs_of(recognizer: Recognizer, features: torch.Tensor, folder: Path) -> dic
     for precision in ("float32", "int8"):
         path = folder / f"{precision}.onnx"
         write_graph(in_precision(encoder_graph(recognizer.model), precision), path)
-        graph = Graph(path)
-        runs[f"onnx {precision}"] = lambda graph=graph: graph({"input_features": features.numpy()})
+        graph = OnnxGraph(path)
+        runs[f"onnx {precision}"] = partial(graph, {"input_features": features.numpy()})
     return runs
 
 
@@ -78,7 +79,7 @@ def main() -> None:
     features = torch.randn(1, config.num_mel_bins, 2 * config.max_source_positions)
     seconds: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        runs = {}
+        runs: dict[tuple[str, str], Callable[[], object]] = {}
         for name, recognizer in models.items():
             (folder := Path(scratch) / name).mkdir()
             runs |= {(name, runtime): run for runtime, run in runs_of(recognizer, features, folder).items()}
@@ -87,12 +88,15 @@ def main() -> None:
                 start = time.perf_counter()
                 run()
                 seconds.setdefault(key, []).append(time.perf_counter() - start)
+    dense = {runtime: statistics.median(each[1:]) for (of, runtime), each in seconds.items() if of == "dense"}
+    all_flops = encoder_flops(models["dense"].model)
     rows = []
     for name, recognizer in models.items():
-        times = {runtime: statistics.median(each[1:]) for (of, runtime), each in seconds.items() if of == name}
-        rows.append({"model": name, "encoder_flops": encoder_flops(recognizer.model), "seconds": times})
-        shares = [f"{100 * rows[-1]['encoder_flops'] / rows[0]['encoder_flops']:.0f} %"]
-        shares += [f"{value:.2f} s ({100 * value / rows[0]['seconds'][key]:.0f} %)" for key, value in times.items()]
+        times = {runtime: statistics.median(seconds[name, runtime][1:]) for runtime in dense}
+        flops = encoder_flops(recognizer.model)
+        rows.append({"model": name, "encoder_flops": flops, "seconds": times})
+        shares = [f"{100 * flops / all_flops:.0f} %"]
+        shares += [f"{value:.2f} s ({100 * value / dense[key]:.0f} %)" for key, value in times.items()]
         print(f"| {' | '.join([name, *shares])} |")
     print(write_results(f"head-speed-{arguments.shape}", {"threads": 1, "rounds": arguments.rounds, "rows": rows}))
 

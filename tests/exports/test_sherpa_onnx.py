@@ -22,7 +22,7 @@ from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
 from sotto.exports import export, open_export
-from sotto.exports.onnx_models import Graph
+from sotto.exports.onnx_models import OnnxGraph
 from sotto.exports.sherpa_graphs import AUDIO_CACHES, TOKEN_CACHES, kept_sizes
 from sotto.exports.sherpa_onnx_folder import whisper_metadata
 from sotto.opening import cost_of, open_model
@@ -94,7 +94,7 @@ def test_it_is_measured_as_a_model_is(both: Both) -> None:
 def test_tokens_are_heard_up_to_the_offset_only(whisper: Both) -> None:
     """What lies in the places of later tokens changes nothing, and what is kept goes where the offset says."""
     model, folder = whisper
-    encoder, decoder = Graph(folder / "encoder.onnx"), Graph(folder / "decoder.onnx")
+    encoder, decoder = OnnxGraph(folder / "encoder.onnx"), OnnxGraph(folder / "decoder.onnx")
     features = model.family.inputs([square_wave(300, 0.9)])["input_features"]
     audio = {name: array.numpy() for name, array in encoder({"mel": features.numpy()}).items()}
     assert list(audio) == list(AUDIO_CACHES)
@@ -125,7 +125,7 @@ def test_the_window_is_filled_as_the_feature_extractor_fills_it(whisper: Both, b
     heard = features[:, :, :53]  # no sound after that
     assert (features[:, :, 53:] == features[:, :, 53:].max()).all()
     given = np.concatenate([heard, np.zeros((1, heard.shape[1], behind), np.float32)], 2)
-    encoder = Graph(folder / "encoder.onnx")
+    encoder = OnnxGraph(folder / "encoder.onnx")
     expected, found = encoder({"mel": features}), encoder({"mel": given})
     for name in AUDIO_CACHES:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
@@ -226,11 +226,11 @@ def test_what_sherpa_reads_of_a_parakeet(exported_by: Callable[[tuple[str, str]]
     assert [line.split(" ")[1] for line in lines] == [str(number) for number in range(tokens)]
     assert lines[model.model.config.pad_token_id].startswith("<blk> ")
     features = np.random.default_rng(0).standard_normal((1, 16, 80)).astype(np.float32)
-    found = Graph(folder / "model.onnx")({"audio_signal": features, "length": np.array([80])})
+    found = OnnxGraph(folder / "model.onnx")({"audio_signal": features, "length": np.array([80])})
     assert list(found) == ["logprobs", "logits"]  # sherpa-onnx takes the first
     torch.testing.assert_close(found["logprobs"], found["logits"].log_softmax(-1))
     filled = np.concatenate([features, np.full((1, 16, 24), -23.0, np.float32)], 2)
-    beside_longer = Graph(folder / "model.onnx")({"audio_signal": filled, "length": np.array([80])})
+    beside_longer = OnnxGraph(folder / "model.onnx")({"audio_signal": filled, "length": np.array([80])})
     torch.testing.assert_close(beside_longer["logits"][:, :10], found["logits"], atol=1e-5, rtol=1e-5)
 
 
