@@ -13,9 +13,9 @@ class Outcome(Enum):
     """In the words of the table. All that is written computes the same."""
 
     KEPT = "exact"
-    FILLED = "exact, filled up with zeros or multiplied out: nothing gained"
-    IN_PART = "exact, as small as the largest of the stack"
-    FLOATS = "exact, as floats, or in the runtime's own whole numbers"
+    FILLED = "exact, nothing gained"
+    IN_PART = "exact, gained in part"
+    FLOATS = "exact, as floats"
     REFUSED = "refused"
 
 
