@@ -116,11 +116,11 @@ def test_openvino_genai_writes_what_a_trained_whisper_writes(precision: str, tmp
         text, segments = heard(client, joined, return_timestamps=True)
         assert text == found.text
         expected_times = [(each.start, each.end) for each in found.segments]
-        np.testing.assert_allclose(segments, expected_times, atol=0.05)
-    largest = {"float32": 4.1, "int8": 1.2, "int8-calibrated": 1.25}[precision]
-    numbers = cost_of(open_model(folder), str(folder))
-    assert numbers.bytes_on_disk
-    assert numbers.bytes_on_disk < largest * numbers.parameters.total + 200_000  # of the tokenizer, and of the graphs
+        within = np.minimum(segments, joined.size / RATE)  # the last one of openvino-genai lasts into the padding
+        np.testing.assert_allclose(within, expected_times, atol=0.05)
+    largest = {"float32": 4.01, "int8": 1.1, "int8-calibrated": 1.15}[precision]
+    weights = sum(path.stat().st_size for path in folder.glob("openvino_*coder_model.bin"))
+    assert weights < largest * model.model.num_parameters()
 
 
 def heard(client: WhisperPipeline, audio: Any, **settings: Any) -> tuple[str, Any]:
