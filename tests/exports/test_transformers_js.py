@@ -1,0 +1,101 @@
+"""ONNX exports, heard by transformers.js itself: the texts that Sotto writes with the checkpoint."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from digits import CLIPS, MODEL
+from sotto.checkpoint import Recognizer, load
+from sotto.data import Clip, DataConfig, open_data
+from sotto.decoding import Decoding
+from sotto.exports import export
+from sotto.exports.record import ExportRecord
+from sotto.methods.factoring import factor_at_once
+from sotto.methods.low_rank_config import LowRank
+from sotto.surgery import drop_module, keep_heads, layers_of, narrow_ffn, reduce_attention
+from tones import RATE
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("npm") is None, reason="there is no npm: install Node 20.9 or later, and run make test"
+)
+CLIENT = Path(__file__).parents[1] / "clients" / "transcribe.mjs"
+REFERENCES = Path(__file__).parents[2] / "benchmarks" / "reference"
+
+
+def heard(exported: Path, dtype: str, clips: list[Clip], folder: Path) -> list[str]:
+    """The texts of transformers.js, in a process of its own."""
+    paths = [folder / f"{number}.wav" for number in range(len(clips))]
+    for path, clip in zip(paths, clips, strict=True):
+        soundfile.write(path, clip.audio, RATE, subtype="FLOAT")
+    command = ["node", str(CLIENT), str(exported), dtype, "en", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    texts: list[str] = json.loads(done.stdout)
+    return texts
+
+
+def texts_of(model: Recognizer, clips: list[Clip]) -> list[str]:
+    return [found.text for found in model.family.transcribe(clips, Decoding())]
+
+
+def exported(model: Recognizer, folder: Path, precision: str = "float32") -> ExportRecord:
+    return export(model, folder, to="onnx", precision=precision, audio=CLIPS / "calibration")
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Clip]:
+    return list(open_data(DataConfig(str(CLIPS / "test"), samples=6), sampling_rate=RATE))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", "fp32"), ("int8", "q8")])
+def test_it_writes_what_a_trained_whisper_writes(precision: str, dtype: str, clips: list[Clip], tmp_path: Path) -> None:
+    model = load(MODEL, device="cpu")
+    record = exported(model, tmp_path / "out", precision)
+    assert (record.agreement.scores < 1e-5) == (precision == "float32")
+    expected = texts_of(model, clips)
+    assert len(set(expected)) == len(clips)
+    assert heard(tmp_path / "out", dtype, clips, tmp_path) == expected
+
+
+def test_it_writes_what_a_whisper_with_layers_of_different_shapes_writes(clips: list[Clip], tmp_path: Path) -> None:
+    """Other heads and neurons in each layer, and in the decoder an attention less."""
+    model = load(MODEL, device="cpu")
+    for stack, index in list(layers_of(model.model)):
+        narrow_ffn(model.model, stack, index, stack.feed_forwards[0], range(20 * index, 560))
+        keep_heads(model.model, stack, index, stack.attentions[0], [index % 3, 2] if index % 2 else [0, 1, 2])
+    decoder = model.architecture.stack("decoder")
+    drop_module(model.model, decoder, 1, decoder.attentions[0])
+    expected = texts_of(model, clips)
+    assert len(set(expected)) > 1
+    exported(model, tmp_path / "out")
+    assert heard(tmp_path / "out", "fp32", clips, tmp_path) == expected
+
+
+def test_it_writes_what_a_whisper_of_low_rank_writes_under_either_name(clips: list[Clip], tmp_path: Path) -> None:
+    """`lite-whisper` is what published checkpoints with factors are called."""
+    model = load(MODEL, device="cpu")
+    encoder = model.architecture.stack("encoder")
+    layers = model.model.config.encoder_layers
+    ranks = {("encoder", index, linear): 64 for index in range(layers) for linear in encoder.linears()}
+    factor_at_once(model, LowRank(preset="quality", basis="weights"), ranks, {})
+    reduce_attention(model.model, encoder, 0, encoder.attentions[0])
+    expected = texts_of(model, clips)
+    assert len(set(expected)) > 1
+    exported(model, tmp_path / "out")
+    assert heard(tmp_path / "out", "fp32", clips, tmp_path) == expected
+    config = tmp_path / "out" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "lite-whisper"}))
+    assert heard(tmp_path / "out", "fp32", clips, tmp_path) == expected
+
+
+def test_it_writes_what_a_trained_parakeet_writes(clips: list[Clip], tmp_path: Path) -> None:
+    """Double letters too, one of which would be lost if labels were not grouped with the blanks between them."""
+    model = load(REFERENCES / "conformer-english", device="cpu")
+    expected = texts_of(model, clips)
+    assert any("ll" in text for text in expected)
+    exported(model, tmp_path / "out")
+    assert heard(tmp_path / "out", "fp32", clips, tmp_path) == expected
