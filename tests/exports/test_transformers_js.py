@@ -42,35 +42,40 @@ def texts_of(model: Recognizer, clips: list[Clip]) -> list[str]:
     return [found.text for found in model.family.transcribe(clips, Decoding())]
 
 
+def changed_texts(model: Recognizer, clips: list[Clip]) -> list[str]:
+    """Texts that the unchanged model does not write."""
+    expected = texts_of(model, clips)
+    assert len(set(expected)) > 3
+    assert expected != texts_of(load(MODEL, device="cpu"), clips)
+    return expected
+
+
 def exported(model: Recognizer, folder: Path, precision: str = "float32") -> ExportRecord:
     return export(model, folder, to="onnx", precision=precision, audio=CLIPS / "calibration")
 
 
 @pytest.fixture(scope="module")
 def clips() -> list[Clip]:
-    return list(open_data(DataConfig(str(CLIPS / "test"), samples=6), sampling_rate=RATE))
+    return list(open_data(DataConfig(str(CLIPS / "test"), samples=40), sampling_rate=RATE))[:6]
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", "fp32"), ("int8", "q8")])
-def test_it_writes_what_a_trained_whisper_writes(precision: str, dtype: str, clips: list[Clip], tmp_path: Path) -> None:
+def test_it_writes_in_8_bits_what_a_trained_whisper_writes(clips: list[Clip], tmp_path: Path) -> None:
     model = load(MODEL, device="cpu")
-    record = exported(model, tmp_path / "out", precision)
-    assert (record.agreement.scores < 1e-5) == (precision == "float32")
     expected = texts_of(model, clips)
     assert len(set(expected)) == len(clips)
-    assert heard(tmp_path / "out", dtype, clips, tmp_path) == expected
+    assert exported(model, tmp_path / "out", "int8").agreement.scores > 1e-3
+    assert heard(tmp_path / "out", "q8", clips, tmp_path) == expected
 
 
 def test_it_writes_what_a_whisper_with_layers_of_different_shapes_writes(clips: list[Clip], tmp_path: Path) -> None:
     """Other heads and neurons in each layer, and in the decoder an attention less."""
     model = load(MODEL, device="cpu")
     for stack, index in list(layers_of(model.model)):
-        narrow_ffn(model.model, stack, index, stack.feed_forwards[0], range(20 * index, 560))
-        keep_heads(model.model, stack, index, stack.attentions[0], [index % 3, 2] if index % 2 else [0, 1, 2])
+        narrow_ffn(model.model, stack, index, stack.feed_forwards[0], range(20 * index, 200))
+        keep_heads(model.model, stack, index, stack.attentions[0], [2] if index % 2 else [0, 1, 2])
     decoder = model.architecture.stack("decoder")
     drop_module(model.model, decoder, 1, decoder.attentions[0])
-    expected = texts_of(model, clips)
-    assert len(set(expected)) > 1
+    expected = changed_texts(model, clips)
     exported(model, tmp_path / "out")
     assert heard(tmp_path / "out", "fp32", clips, tmp_path) == expected
 
@@ -80,11 +85,10 @@ def test_it_writes_what_a_whisper_of_low_rank_writes_under_either_name(clips: li
     model = load(MODEL, device="cpu")
     encoder = model.architecture.stack("encoder")
     layers = model.model.config.encoder_layers
-    ranks = {("encoder", index, linear): 64 for index in range(layers) for linear in encoder.linears()}
+    ranks = {("encoder", index, linear): 8 for index in range(layers) for linear in encoder.linears()}
     factor_at_once(model, LowRank(preset="quality", basis="weights"), ranks, {})
     reduce_attention(model.model, encoder, 0, encoder.attentions[0])
-    expected = texts_of(model, clips)
-    assert len(set(expected)) > 1
+    expected = changed_texts(model, clips)
     exported(model, tmp_path / "out")
     assert heard(tmp_path / "out", "fp32", clips, tmp_path) == expected
     config = tmp_path / "out" / "config.json"
@@ -93,9 +97,8 @@ def test_it_writes_what_a_whisper_of_low_rank_writes_under_either_name(clips: li
 
 
 def test_it_writes_what_a_trained_parakeet_writes(clips: list[Clip], tmp_path: Path) -> None:
-    """Double letters too, one of which would be lost if labels were not grouped with the blanks between them."""
     model = load(REFERENCES / "conformer-english", device="cpu")
     expected = texts_of(model, clips)
-    assert any("ll" in text for text in expected)
+    assert any(" b b" in text for text in expected)  # one token twice, which a blank keeps apart
     exported(model, tmp_path / "out")
     assert heard(tmp_path / "out", "fp32", clips, tmp_path) == expected
