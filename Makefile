@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+CLIENTS := tests/clients/node_modules/.installed
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test lint types clean
@@ -23,8 +24,13 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-test: lint types
+# Offline, or without npm, the tests that need it are skipped and say so.
+$(CLIENTS): tests/clients/package-lock.json
+	@cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules/.installed \
+	|| echo 'npm could not install transformers.js: exports are not tried in it; Node 20.9 or later brings npm'
+
+test: lint types $(CLIENTS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) build dist src/*.egg-info tests/clients/node_modules

@@ -81,7 +81,7 @@ class GraphCtc(OnCpu):
 
     def forward(self, attention_mask: torch.Tensor, **heard: torch.Tensor) -> CausalLMOutput:
         (samples,) = (value for name, value in heard.items() if name == self.main_input_name)
-        arrays = {self.main_input_name: samples.float().numpy(), "attention_mask": attention_mask.numpy()}
+        arrays = {self.main_input_name: samples.float().numpy(), "attention_mask": attention_mask.long().numpy()}
         return CausalLMOutput(logits=self.graph(arrays)["logits"])
 
 

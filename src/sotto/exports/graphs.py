@@ -144,6 +144,7 @@ def decoder_graphs(model: Any) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 def frame_graph(family: Ctc) -> onnx.ModelProto:
     noise = 0.1 * np.random.default_rng(0).standard_normal(2 * family.sampling_rate).astype(np.float32)
     inputs = family.inputs([noise, noise[: len(noise) // 2]])
+    inputs["attention_mask"] = inputs["attention_mask"].long()  # as transformers.js gives it
     names = [family.model.main_input_name, "attention_mask"]
     free = {0: Dim("batch"), 1: Dim("length")}
     return to_onnx(FrameLogits(family), tuple(inputs[name] for name in names), names, ["logits"], (free, free))

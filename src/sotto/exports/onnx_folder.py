@@ -12,6 +12,7 @@ from transformers import AutoConfig, GenerationConfig
 from sotto.architectures import architecture_of
 from sotto.checkpoint import Recognizer, write_beside
 from sotto.exports.copies import config_without_record
+from sotto.exports.frame_tokenizer import group_frames
 from sotto.exports.graph_models import CTC_MODELS
 from sotto.exports.graphs import decoder_graphs, encoder_graph, frame_graph
 from sotto.exports.merging import merged
@@ -31,6 +32,9 @@ def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
     config_without_record(recognizer.model).save_pretrained(folder)
     write_beside(recognizer, folder)
     recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that transformers.js reads
+    tokenizer = recognizer.processor.tokenizer
+    if isinstance(recognizer.family, Ctc) and tokenizer.is_fast:
+        group_frames(folder, tokenizer.pad_token)
 
 
 def graphs(recognizer: Recognizer, precision: Precision) -> Iterator[tuple[str, onnx.ModelProto]]:
