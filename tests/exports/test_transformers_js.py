@@ -1,7 +1,6 @@
 """ONNX exports, heard by transformers.js itself: the texts that Sotto writes with the checkpoint."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tones import RATE
 CLIENT = Path(__file__).parents[1] / "clients" / "transcribe.mjs"
 pytestmark = pytest.mark.skipif(
     not (CLIENT.parent / "node_modules").is_dir(),
-    reason="transformers.js is not installed: `make test` does that where there is Node 20.9 or later, and its registry",
+    reason="transformers.js is not installed: `make test` does that where there is Node 20.9 or later",
 )
 REFERENCES = Path(__file__).parents[2] / "benchmarks" / "reference"
 
