@@ -1,4 +1,4 @@
-"""What `runtimes.py` puts side by side: variants of a model as each runtime takes them, and what is made of the visits."""
+"""What `runtimes.py` puts side by side: variants of a model as each runtime takes them, and what visits found."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import whisper_cpp
+from runtime_variants import Change
 from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip
 from sotto.errors import SottoError
@@ -62,12 +63,16 @@ class Row:
     def name(self) -> str:
         return f"{self.variant} {self.runtime.name}"
 
+    @property
+    def dtype(self) -> str:
+        """In which it is called."""
+        return self.runtime.precision if self.runtime.to == "torch" else "float32"
+
     def visit(self, timing: Timing, dense: ModelNumbers) -> Callable[[], ModelNumbers]:
         """What measures it, in a process of its own."""
         if self.runtime.to == "whisper.cpp":
             return partial(whisper_cpp.visit, str(self.place), timing, dense)
-        dtype = self.runtime.precision if self.runtime.to == "torch" else "float32"
-        return partial(visit, str(self.place), replace(timing, dtype=dtype))
+        return partial(visit, str(self.place), replace(timing, dtype=self.dtype))
 
     def middle(self, of: Callable[[ModelNumbers], float]) -> float:
         return median(of(numbers) for numbers in self.visits)
@@ -80,14 +85,15 @@ class Row:
 
 def written(
     base: Recognizer,
-    variants: Mapping[str, Callable[[Recognizer], None]],
+    variants: Mapping[str, Change],
     runtimes: Sequence[Runtime],
     folder: Path,
     clips: Sequence[Clip],
 ) -> Iterator[Row]:
     """All rows, by runtime, dense first; what `folder` holds already is taken as it is.
 
-    One that its runtime cannot have, or that is refused by its proof, is left out, with a word on why.
+    One that its runtime gains nothing from is left out; so is, with the reason printed, one that its proof refuses. Where
+    that is the dense one, there is nothing to hold the others to.
     """
     models = {name: saved(base, change, folder / name) for name, change in variants.items()}
     for runtime in runtimes:
@@ -99,17 +105,17 @@ def written(
                 write(model, row, clips)
             except SottoError as error:
                 print(f"{row.name}: {error}", flush=True)
+                if variant == "dense":
+                    break
                 continue
             yield row
 
 
-def saved(base: Recognizer, change: Callable[[Recognizer], None], folder: Path) -> Recognizer:
+def saved(base: Recognizer, change: Change, folder: Path) -> Recognizer:
     """The variant, read from `folder` where an earlier run made it."""
     place = folder / PLAIN.name
     if not place.exists():
-        changed = base.copy()
-        change(changed)
-        changed.save(place, PLAIN.precision)
+        change(base).save(place, PLAIN.precision)
     return replace(load(place, device="cpu"), language=base.language)
 
 
@@ -153,7 +159,8 @@ def total_of(numbers: ModelNumbers) -> float:
 def described(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """A row as JSON takes it: medians, ratios, and every visit's own times.
 
-    `realised` is the share of the encoder's saving in FLOPs that became time: (1 - t/t_dense) / (1 - FLOPs/FLOPs_dense).
+    `realised` is the share of the encoder's saving in FLOPs that became time:
+    (1 - t / t_dense) / (1 - FLOPs / FLOPs_dense), in the same runtime.
     """
     plain, own = dense_of(rows, PLAIN), dense_of(rows, row.runtime)
     numbers, flops = row.visits[0], row.visits[0].encoder_flops / own.visits[0].encoder_flops
