@@ -92,8 +92,8 @@ def written(
 ) -> Iterator[Row]:
     """All rows, by runtime, dense first; what `folder` holds already is taken as it is.
 
-    One that its runtime gains nothing from is left out; so is, with the reason printed, one that its proof refuses. Where
-    that is the dense one, there is nothing to hold the others to.
+    One that its runtime gains nothing from is left out; so is, with the reason printed, one that its proof refuses.
+    Where that is the dense one, there is nothing to hold the others to.
     """
     models = {name: saved(base, change, folder / name) for name, change in variants.items()}
     for runtime in runtimes:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from sotto.checkpoint import Recognizer
+from sotto.errors import SottoError
 from sotto.metrics.speed import LatencyReport, MemoryMeter
 from sotto.report.numbers import ModelNumbers
 from sotto.side_by_side import Timing, audio_for
@@ -51,7 +52,12 @@ NAMES = {
 
 
 def write_ggml(recognizer: Recognizer, path: Path) -> Path:
-    """The dense model in `q8_0`: matrices in blocks of 8 bits, convolutions in 16, all else in 32."""
+    """The dense model in `q8_0`: matrices in blocks of 8 bits, convolutions in 16, all else in 32.
+
+    Raises SottoError for a width that is no multiple of a block.
+    """
+    if recognizer.model.config.d_model % BLOCK:
+        raise SottoError(f"a width of {recognizer.model.config.d_model} is no multiple of the {BLOCK} that q8_0 needs")
     with path.open("wb") as file:
         write_head(recognizer, file)
         for name, tensor in recognizer.model.state_dict().items():
