@@ -133,6 +133,11 @@ def test_benchmark_is_over_ten_seconds_of_noise(architecture: str, runs: dict[st
     assert found.latency.audio_seconds == 10.0
     assert found.latency.tokens == 0
     assert found.window_seconds == 10.0
+    assert found.load_seconds is not None
+    assert 0 < found.load_seconds < 60
+    assert found.memory_increase is not None
+    assert found.peak_memory is not None
+    assert 0 <= found.memory_increase < found.peak_memory
     assert all(layer.flops > 0 for layer in found.layers)
     assert sum(layer.flops for layer in found.layers) < found.encoder_flops
     assert found.decoder_flops == found.decoder_tokens == 0

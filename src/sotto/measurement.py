@@ -106,12 +106,12 @@ def size_of(clips: ClipSource) -> int | None:
 
 
 def measure_speed(
-    recognizer: Recognizer, audio: NDArray[np.float32], repeats: int = 5, warmup: int = 2
+    recognizer: Recognizer, audio: NDArray[np.float32], repeats: int = 5, warmup: int = 2, tokens: int = TOKENS
 ) -> LatencyReport:
     """Latency of one clip, cut to the window."""
     samples = int(recognizer.window_seconds * recognizer.sampling_rate)
     model, processor = recognizer.model, recognizer.processor
-    return measure_latency(model, processor, audio[:samples], tokens=TOKENS, repeats=repeats, warmup=warmup)
+    return measure_latency(model, processor, audio[:samples], tokens=tokens, repeats=repeats, warmup=warmup)
 
 
 def measure_speeds(

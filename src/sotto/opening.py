@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -29,6 +30,12 @@ def open_model(
     elif dtype not in (None, torch.float32):
         raise SottoError(f"{name}: an export has the precision that it was written in; leave out dtype")
     return found
+
+
+def import_runtime(name: str | Path) -> None:
+    """Import what an export is opened with, which takes its time: what is left of opening is the model's."""
+    if is_export(name):
+        import_module(TARGETS[read_record(Path(name)).target].module)
 
 
 def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +17,13 @@ from numpy.typing import NDArray
 
 from sotto.checkpoint import DTYPES
 from sotto.data import DataConfig, open_data
-from sotto.measurement import measure_speed
+from sotto.measurement import TOKENS, measure_speed
 from sotto.metrics.speed import LatencyReport, MemoryMeter
-from sotto.opening import cost_of, open_model
+from sotto.opening import cost_of, import_runtime, open_model
 from sotto.progress import track
 from sotto.report.numbers import ModelNumbers
+
+Found = TypeVar("Found")
 
 PAUSE_SECONDS = 0.25  # a process that has just ended leaves a warm core and a spinning thread pool behind
 
@@ -34,6 +38,8 @@ class Timing:
     dtype: str = "float32"
     audio: str | None = None
     """an audio file; noise as long as the window where there is none"""
+    tokens: int = TOKENS
+    """decoded of the clip, or as many as the decoder has places for"""
 
 
 @dataclass(frozen=True)
@@ -48,26 +54,39 @@ class SideBySide:
 
 def benchmark(names: Sequence[str], timing: Timing) -> list[SideBySide]:
     """Measure each of the checkpoints `names` in turn, round after round; the first is what the others are held to."""
-    visits: dict[str, list[ModelNumbers]] = {name: [] for name in names}
-    schedule = [name for _ in range(timing.rounds) for name in names]
-    for name in track(schedule, "measuring"):
+    visits = in_turn([partial(visit, name, timing) for name in names], timing.rounds)
+    return [compared(each, visits[0]) for each in visits]
+
+
+def in_turn(calls: Sequence[Callable[[], Found]], rounds: int) -> list[list[Found]]:
+    """What each call gives, round after round: every time in a process of its own, with a pause after it."""
+    found: list[list[Found]] = [[] for _ in calls]
+    schedule = [number for _ in range(rounds) for number in range(len(calls))]
+    for number in track(schedule, "measuring"):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            visits[name].append(process.submit(visit, name, timing).result())
+            found[number].append(process.submit(calls[number]).result())
         time.sleep(PAUSE_SECONDS)
-    first = visits[names[0]]
-    return [compared(visits[name], first) for name in names]
+    return found
 
 
 def visit(name: str, timing: Timing) -> ModelNumbers:
-    """Cost, latency and peak memory of one checkpoint; runs in its own process."""
+    """Cost, latency, time of loading and peak memory of one checkpoint; runs in its own process."""
     if timing.threads is not None:
         torch.set_num_threads(timing.threads)
+    import_runtime(name)
     with MemoryMeter() as meter:
+        start = time.perf_counter()
         recognizer = open_model(name, dtype=DTYPES[timing.dtype])
+        load_seconds = time.perf_counter() - start
         audio = audio_for(timing, recognizer.sampling_rate, recognizer.window_seconds)
-        latency = measure_speed(recognizer, audio, timing.repeats)
-    numbers = cost_of(recognizer, name)
-    return ModelNumbers(**(vars(numbers) | {"latency": latency, "peak_memory": meter.peak}))
+        latency = measure_speed(recognizer, audio, timing.repeats, tokens=timing.tokens)
+    return replace(
+        cost_of(recognizer, name),
+        latency=latency,
+        peak_memory=meter.peak,
+        memory_increase=meter.increase,
+        load_seconds=load_seconds,
+    )
 
 
 def audio_for(timing: Timing, rate: int, seconds: float) -> NDArray[np.float32]:

@@ -45,6 +45,10 @@ class ModelNumbers:
     latency: LatencyReport | None = None
     peak_memory: int | None = None
     """resident bytes while transcribing"""
+    memory_increase: int | None = None
+    """those beyond what the process had before the model was loaded"""
+    load_seconds: float | None = None
+    """from the files to a model that is ready to run"""
     seconds: float = 0.0
     """how long the step took"""
     window_seconds: float | None = None

@@ -1,0 +1,134 @@
+"""Clips through what users of each runtime run: Sotto, openvino-genai, faster-whisper. Greedy, one by one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sotto.checkpoint import DTYPES
+from sotto.data import Clip, DataConfig, open_data
+from sotto.decoding import Decoding
+from sotto.measurement import evaluate
+from sotto.metrics.errors import ErrorReport, measure_errors
+from sotto.opening import open_model
+from sotto.text import get_normalizer
+
+RATE = 16_000
+TOKENS = 128  # at most, of a window: a model that loops is to do so for the same time everywhere
+
+Pipeline = Callable[[Clip], str]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One way through all clips: how long it took, how long the clips are, and the errors of what was written."""
+
+    seconds: float
+    audio_seconds: float
+    errors: ErrorReport
+
+    @property
+    def real_time_factor(self) -> float:
+        return self.audio_seconds / self.seconds
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What is heard, and how."""
+
+    data: DataConfig
+    language: str
+    normalizer: str
+    threads: int
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(language=self.language, batch_size=1, maximum_tokens=TOKENS)
+
+
+def hear(to: str, precision: str, place: str, hearing: Hearing) -> Heard:
+    """All clips through a runtime's own pipeline, warmed up by the first one; in its own process."""
+    torch.set_num_threads(hearing.threads)
+    clips = list(open_data(hearing.data, sampling_rate=RATE))
+    pipeline = PIPELINES[to](Path(place), precision, hearing)
+    pipeline(clips[0])
+    start = time.perf_counter()
+    texts = [pipeline(clip) for clip in clips]
+    seconds = time.perf_counter() - start
+    names, references = [clip.name for clip in clips], [clip.text or "" for clip in clips]
+    errors = measure_errors(names, references, texts, get_normalizer(hearing.normalizer, hearing.language))
+    return Heard(seconds, sum(clip.seconds for clip in clips), errors)
+
+
+def errors_in_sotto(dtype: str, place: str, hearing: Hearing) -> ErrorReport:
+    """WER of an artefact as Sotto runs it; in its own process."""
+    torch.set_num_threads(hearing.threads)
+    recognizer = open_model(place, device="cpu", dtype=DTYPES[dtype])
+    clips = open_data(hearing.data, sampling_rate=recognizer.sampling_rate)
+    return evaluate(recognizer, clips, hearing.decoding, get_normalizer(hearing.normalizer, hearing.language))
+
+
+def sotto_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
+    recognizer = open_model(place, device="cpu", dtype=DTYPES[precision])
+    return lambda clip: next(iter(recognizer.family.transcribe([clip], hearing.decoding))).text
+
+
+def onnx_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
+    """The folder says in which precision it is."""
+    return sotto_pipeline(place, "float32", hearing)
+
+
+def openvino_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
+    """OpenVINO takes a precision of its own but where float32 is asked for, as when Sotto opens it."""
+    import openvino_genai
+
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": hearing.threads}
+    if precision == "float32":
+        settings |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    client = openvino_genai.WhisperPipeline(place, "CPU", **settings)
+    asked = {"language": f"<|{hearing.language}|>", "task": "transcribe", "max_new_tokens": TOKENS}
+
+    def heard(clip: Clip) -> str:
+        return str(client.generate(clip.audio, **asked)).strip()
+
+    return heard
+
+
+def faster_whisper_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
+    """Clips are padded with silence to the model's window, which may be shorter than 30 s: see docs/export.md."""
+    from faster_whisper import WhisperModel
+
+    class OwnWindow(WhisperModel):  # type: ignore[misc]
+        def encode(self, features: Any) -> Any:
+            return super().encode(features[..., : self.feature_extractor.nb_max_frames])
+
+    client = OwnWindow(str(place), device="cpu", compute_type=precision, cpu_threads=hearing.threads)
+
+    def heard(clip: Clip) -> str:
+        audio = np.pad(clip.audio, (0, max(0, client.feature_extractor.n_samples - len(clip.audio))))
+        segments, _ = client.transcribe(
+            audio,
+            language=hearing.language,
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+            max_new_tokens=TOKENS,
+        )
+        return "".join(segment.text for segment in segments).strip()
+
+    return heard
+
+
+PIPELINES: dict[str, Callable[[Path, str, Hearing], Pipeline]] = {
+    "torch": sotto_pipeline,
+    "onnx": onnx_pipeline,
+    "openvino": openvino_pipeline,
+    "ctranslate2": faster_whisper_pipeline,
+}

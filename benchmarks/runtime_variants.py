@@ -1,0 +1,89 @@
+"""One Whisper, dense and made smaller in the ways that `runtimes.py` times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from shapes import factor_at_random, random_whisper
+from sotto.calibration import places
+from sotto.checkpoint import Recognizer
+from sotto.data import ClipSource
+from sotto.methods import LowRank, StepContext, StructuredMagnitude, methods
+from sotto.methods.factoring import reduce_where_cheaper
+from sotto.metrics.cost import count_parameters
+from sotto.surgery import get_linear
+
+Change = Callable[[Recognizer], Recognizer]
+"""Gives a smaller copy."""
+
+RANK_MULTIPLE = 16
+STRUCTURED = StructuredMagnitude(heads=0.5, neurons=0.5, stacks=("encoder",))
+END_LOGIT = 6.0
+
+
+@torch.no_grad()
+def random_base(shape: str) -> Recognizer:
+    """A Whisper of that shape which says next to nothing: random weights would go on until there is no more room.
+
+    The decoder's last norm turns its states towards the end token, by as much as gives that `END_LOGIT`.
+    """
+    recognizer = random_whisper(shape)
+    decoder = recognizer.model.get_decoder()
+    end = decoder.embed_tokens.weight[recognizer.model.generation_config.eos_token_id]
+    decoder.layer_norm.bias.copy_(END_LOGIT * end / end.square().sum())
+    return recognizer
+
+
+def variants(calibration: ClipSource | None) -> Mapping[str, Change]:
+    """What is made of a dense model, by name; a share is of the dense encoder's parameters.
+
+    Without calibration clips the factors are random, as the weights then are.
+    """
+    return {
+        "dense": Recognizer.copy,
+        **{f"low-rank-{share}": partial(low_rank, share / 100, calibration) for share in (60, 50, 40)},
+        "structured": structured,
+        "both": partial(both, 0.4, calibration),
+    }
+
+
+def low_rank(share: float, calibration: ClipSource | None, model: Recognizer) -> Recognizer:
+    """That share of the encoder's parameters is left, by factors."""
+    found, config = model.copy(), LowRank(parameters=share, rank_multiple=RANK_MULTIPLE)
+    if calibration is None:
+        factor_evenly(found, share)
+        reduce_where_cheaper(found, config)
+    else:
+        methods.handler(config)(found, config, StepContext(Path(), calibration=calibration))
+    return found
+
+
+def structured(model: Recognizer) -> Recognizer:
+    """Half of the encoder's heads and half of its neurons are taken out."""
+    found = model.copy()
+    methods.handler(STRUCTURED)(found, STRUCTURED, StepContext(Path()))
+    return found
+
+
+def both(share: float, calibration: ClipSource | None, model: Recognizer) -> Recognizer:
+    """The same, and then so much low rank that this share is left."""
+    narrower = structured(model)
+    whole, left = (count_parameters(each.model).encoder for each in (model, narrower))
+    return low_rank(share * whole / left, calibration, narrower)
+
+
+def factor_evenly(recognizer: Recognizer, share: float) -> None:
+    """Random factors that leave every linear of the encoder the same share of its weights, to the nearest rank."""
+    model, stack = recognizer.model, recognizer.architecture.stack("encoder")
+    linears = {place: get_linear(model, *place) for place in places(recognizer, ("encoder",))}
+    whole = count_parameters(model).encoder
+    weights = sum(linear.in_features * linear.out_features for linear in linears.values())
+    left = (share * whole - (whole - weights)) / weights
+    for (_, index, name), linear in linears.items():
+        rank = left * linear.in_features * linear.out_features / (linear.in_features + linear.out_features)
+        multiples = max(1, round(rank / RANK_MULTIPLE))
+        factor_at_random(recognizer, stack, index, name, RANK_MULTIPLE * multiples)
