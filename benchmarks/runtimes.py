@@ -35,8 +35,7 @@ from sotto.checkpoint import Recognizer, load
 from sotto.configuration import to_plain
 from sotto.data import DataConfig, open_data
 from sotto.demo import DEMO_CLIPS
-from sotto.exports import clips_of
-from sotto.exports.exporting import CALIBRATION_CLIPS
+from sotto.exports import CALIBRATION_CLIPS, clips_of
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.report.formats import points, rate
 from sotto.side_by_side import Timing, in_turn

@@ -1,12 +1,12 @@
 """Exports to other runtimes: written, opened again, compared with the model on clips, and only then handed over."""
 
-from sotto.exports.exporting import CLIPS, clips_of, export, export_on, is_export, open_export
+from sotto.exports.exporting import CALIBRATION_CLIPS, clips_of, export, export_on, is_export, open_export
 from sotto.exports.record import ExportRecord
 from sotto.exports.targets import TARGETS, Export, parse_export
 from sotto.exports.verification import Agreement
 
 __all__ = [
-    "CLIPS",
+    "CALIBRATION_CLIPS",
     "TARGETS",
     "Agreement",
     "Export",
