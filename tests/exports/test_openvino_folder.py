@@ -140,6 +140,16 @@ def test_half_precision_takes_half(tmp_path: Path) -> None:
     assert sizes[1] / sizes[0] == pytest.approx(0.5, abs=0.01)
 
 
+def test_every_shape_can_be_calibrated(tmp_path: Path) -> None:
+    """Attention in the reduced dimension too, which the model itself keeps."""
+    found = mixed(Recognizer(*tiny_whisper(encoder_layers=2, decoder_layers=2)))
+    before = found.structure
+    audio = write_folder(tmp_path / "clips", ["one", "two", "three"], [0.6, 0.75, 0.9])
+    record = export(found, tmp_path / "out", to="openvino", precision="int8-calibrated", audio=audio)
+    assert 1e-4 < record.agreement.scores < 0.1
+    assert found.structure == before
+
+
 def test_words_cannot_be_timed_without_attentions(whisper: Both) -> None:
     exported = open_export(whisper[1])
     features = exported.family.inputs([square_wave(300, 0.9)])["input_features"]

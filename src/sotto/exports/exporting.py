@@ -58,7 +58,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
         with partial_folder(place.resolve()) as partial:
             notes = target.write(reference, partial, precision, clips)
             found = agreement(reference, target.open(partial, precision), clips[:CLIPS])
-            check(found, precision)
+            check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(
                 target=to,
                 precision=precision,

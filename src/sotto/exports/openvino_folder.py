@@ -19,7 +19,9 @@ from sotto.exports.openvino_graphs import decoder_model, encoder_model, frame_mo
 from sotto.exports.openvino_models import OpenVinoGraph, OpenVinoWhisper
 from sotto.exports.openvino_precision import in_precision
 from sotto.families import Ctc, family_of
+from sotto.surgery import expand_attention, layers_of
 
+CALIBRATED = "int8-calibrated"
 ENCODER, DECODER, FRAMES = "openvino_encoder_model", "openvino_decoder_model", "openvino_model"
 
 
@@ -39,12 +41,21 @@ def write(recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[
 def models(recognizer: Recognizer, precision: str, clips: Sequence[Clip]) -> Iterator[tuple[str, openvino.Model]]:
     """Name and model, one after the other. What hears audio is calibrated on `clips`, where it is asked for."""
     family = recognizer.family
+    if precision == CALIBRATED:
+        expand_all(recognizer.model)
     heard = [family.inputs([clip.audio[: int(family.longest_seconds * clip.sampling_rate)]]) for clip in clips]
     if isinstance(family, Ctc):
         yield FRAMES, in_precision(frame_model(family), precision, heard)
         return
     yield ENCODER, in_precision(encoder_model(recognizer.model), precision, heard)
-    yield DECODER, in_precision(decoder_model(recognizer.model), "int8" if "int8" in precision else precision, ())
+    yield DECODER, in_precision(decoder_model(recognizer.model), "int8" if precision == CALIBRATED else precision, ())
+
+
+def expand_all(model: Any) -> None:
+    """Undo attention in the reduced dimension, whose products in whole numbers OpenVINO 2026.4 cannot compile."""
+    for stack, index in layers_of(model):
+        for attention in stack.attentions:
+            expand_attention(model, stack, index, attention)
 
 
 def read(folder: Path, precision: str) -> Recognizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +32,8 @@ class Target:
     """pattern of the files that hold the model"""
     calibrated: tuple[str, ...] = ()
     """the precisions whose scales are taken from clips"""
+    computed_in: Mapping[str, str] = field(default_factory=dict)
+    """precision -> a coarser one in which the runtime may compute it"""
 
     def write(self, recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip]) -> tuple[str, ...]:
         """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written.
@@ -66,6 +68,7 @@ TARGETS: Mapping[str, Target] = {
         needs=("openvino", "openvino_tokenizers", "nncf", *ONNX),
         files="openvino_*",
         calibrated=("int8-calibrated",),
+        computed_in={"float16": "bfloat16"},
     ),
     "sherpa-onnx": Target("sotto.exports.sherpa_onnx_folder", ("float32", "int8"), needs=ONNX, files="*.onnx*"),
     "ctranslate2": Target(
