@@ -19,7 +19,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,7 +60,7 @@ def main() -> None:
     folder = Path(arguments.folder or Path("runs") / "runtimes" / arguments.name)
     base = random_base(arguments.shape) if arguments.shape else load(arguments.model, device="cpu")
     base.language = arguments.language
-    clips = clips_of(arguments.calibration, base)[: SCALE_CLIPS if arguments.shape else None]
+    clips = clips_of(arguments.calibration, base, SCALE_CLIPS if arguments.shape else CALIBRATION_CLIPS)
     runtimes = [PLAIN, *(each for each in RUNTIMES if each != PLAIN and each.name in arguments.runtimes)]
     rows = list(written(base, changes(arguments, base), runtimes, folder, clips))
     timing = Timing(arguments.rounds, arguments.repeats, arguments.threads, tokens=arguments.tokens)
@@ -68,7 +68,7 @@ def main() -> None:
         "model": arguments.shape or Path(arguments.model).name,
         "timing": to_plain(timing),
         "isa": os.environ.get("CT2_FORCE_CPU_ISA"),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {each.name: each.version for each in distributions() if each.name in LIBRARIES},
     }
     results = timed(
         rows, timing, lambda found: write_results(f"runtimes-{arguments.name}", {**settings, "rows": found})

@@ -134,7 +134,7 @@ def test_benchmark_is_over_ten_seconds_of_noise(architecture: str, runs: dict[st
     assert found.latency.tokens == 0
     assert found.window_seconds == 10.0
     assert found.load_seconds is not None
-    assert 0 < found.load_seconds < 60
+    assert found.load_seconds > 0
     assert found.memory_increase is not None
     assert found.peak_memory is not None
     assert 0 <= found.memory_increase < found.peak_memory

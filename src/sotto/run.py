@@ -31,7 +31,7 @@ from sotto.configuration import parse, to_plain
 from sotto.data import ClipSource, DataConfig, check_disjoint, fingerprint, open_data
 from sotto.distribution import processes
 from sotto.errors import NotAcceptedError, SottoError
-from sotto.exports import CALIBRATION_CLIPS, clips_of, export_on, is_export
+from sotto.exports import clips_needed, clips_of, export_on, is_export
 from sotto.measurement import evaluate, measure_cost, measure_speeds, skipped_lines
 from sotto.methods import StepContext, methods
 from sotto.metrics.errors import ErrorReport, compare
@@ -339,8 +339,9 @@ def write_exports(run: Run) -> None:
             continue
         run.say(f"{each.name}: exporting")
         recognizer = replace(load(run.folder / "model", device="cpu"), language=run.recipe.language)
-        known = run.sources.get("calibration") or run.sources.get("test")
-        clips = list(islice(known, CALIBRATION_CLIPS)) if known is not None else clips_of(None, recognizer)
+        known = run.sources.get("calibration", run.sources.get("test"))
+        count = clips_needed(each.to, each.precision)
+        clips = clips_of(None, recognizer, count) if known is None else list(islice(known, count))
         for note in export_on(recognizer, folder, each.to, each.precision, clips).notes:
             run.say(f"{each.name}: {note}")
 

@@ -176,7 +176,8 @@ def test_sherpa_writes_what_a_trained_whisper_writes(precision: str, tmp_path: P
     client = OfflineRecognizer.from_whisper(*(str(tmp_path / "out" / name) for name in names), language="en")
     clips = list(open_data(DataConfig(str(CLIPS / "test"), samples=8), sampling_rate=RATE))
     expected = [found.text for found in model.family.transcribe(clips, Decoding())]
-    assert [heard(client, clip.audio) for clip in clips] == expected
+    equal = sum(heard(client, clip.audio) == text for clip, text in zip(clips, expected, strict=True))
+    assert equal == len(clips) if precision == "float32" else equal >= len(clips) - 1
 
 
 def heard(client: OfflineRecognizer, audio: NDArray[np.float32], lead: NDArray[np.float32] = LEAD) -> str:

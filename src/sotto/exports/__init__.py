@@ -1,6 +1,6 @@
 """Exports to other runtimes: written, opened again, compared with the model on clips, and only then handed over."""
 
-from sotto.exports.exporting import CALIBRATION_CLIPS, clips_of, export, export_on, is_export, open_export
+from sotto.exports.exporting import CALIBRATION_CLIPS, clips_needed, clips_of, export, export_on, is_export, open_export
 from sotto.exports.record import ExportRecord
 from sotto.exports.targets import TARGETS, Export, parse_export
 from sotto.exports.verification import Agreement
@@ -11,6 +11,7 @@ __all__ = [
     "Agreement",
     "Export",
     "ExportRecord",
+    "clips_needed",
     "clips_of",
     "export",
     "export_on",

@@ -87,7 +87,7 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         )
         return Seq2SeqLMOutput(logits=torch.stack([torch.from_numpy(np.array(step)) for step in found.logits[0]])[None])
 
-    def decode(self, encoder_outputs: Any, tokens: int) -> None:
+    def decode_by_itself(self, encoder_outputs: Any, tokens: int) -> None:
         """Run the decoder on exactly `tokens` tokens of each window, greedily, whatever is said."""
         generation = self.generation_config
         prompt = [generation.decoder_start_token_id, generation.no_timestamps_token_id]
@@ -108,6 +108,7 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
             prompts,
             beam_size=generation.num_beams,
             max_length=length(generation.max_new_tokens, len(prompts[0]) - 1),
+            max_initial_timestamp_index=generation.max_initial_timestamp_index or self.config.vocab_size,
             suppress_tokens=[-1, *(() if generation.return_timestamps else timestamps)],  # -1: those of its config.json
         )
         sequences = [torch.tensor(result.sequences_ids[0], dtype=torch.long) for result in found]

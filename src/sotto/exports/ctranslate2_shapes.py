@@ -15,10 +15,9 @@ from sotto.surgery import keep_heads, narrow_ffn, narrow_heads
 def narrow_copy(recognizer: Recognizer) -> Any:
     """A model of transformers' own class that computes the same, in the smallest shapes that CTranslate2 takes.
 
-    A feed-forward network may be as narrow as it is, another width in every layer; one that is absent has one neuron,
-    of zeros. So may heads. All attentions of a stack have the most heads that one of them has left: the head count is
-    the stack's.
-    In the config it is that number, which is no divisor of the width any more. All else is as in `dense_copy`.
+    Feed-forward networks and heads may be as narrow as they are, otherwise in every layer; a network that is absent has
+    one neuron, of zeros. All attentions of a stack have the most heads that one of them has left: the head count is the
+    stack's. In the config it is that number, which is no divisor of the width any more. All else is as in `dense_copy`.
     """
     plain, config = dense_copy(recognizer), recognizer.model.config
     for stack in recognizer.architecture.stacks:

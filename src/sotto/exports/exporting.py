@@ -41,7 +41,8 @@ def export(
     target_named(to, precision)  # before anything is loaded
     recognizer = model if isinstance(model, Recognizer) else load(model, device="cpu")
     recognizer = replace(recognizer, language=language or recognizer.language)
-    return export_on(recognizer, Path(folder), to, precision, clips_of(audio, recognizer))
+    clips = clips_of(audio, recognizer, clips_needed(to, precision))
+    return export_on(recognizer, Path(folder), to, precision, clips)
 
 
 def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clips: Sequence[Clip]) -> ExportRecord:
@@ -79,8 +80,13 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     return record
 
 
-def clips_of(audio: str | Path | None, recognizer: Recognizer) -> Sequence[Clip]:
-    config = DataConfig(str(DEMO_CLIPS if audio is None else audio), samples=CALIBRATION_CLIPS)
+def clips_needed(to: str, precision: str) -> int:
+    """How many clips are heard, at most."""
+    return CALIBRATION_CLIPS if precision in target_named(to, precision).calibrated else CLIPS
+
+
+def clips_of(audio: str | Path | None, recognizer: Recognizer, count: int) -> Sequence[Clip]:
+    config = DataConfig(str(DEMO_CLIPS if audio is None else audio), samples=count)
     return list(open_data(config, sampling_rate=recognizer.sampling_rate))
 
 

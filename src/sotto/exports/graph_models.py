@@ -68,7 +68,7 @@ class GraphWhisper(OnCpu, WhisperForConditionalGeneration):
         if encoder_outputs is None:
             assert input_features is not None
             encoder_outputs = self.graph_encoder(input_features)
-        cache = past_key_values or EncoderDecoderCache(DynamicCache(), DynamicCache())
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if past_key_values is None else past_key_values
         logits = self.step(decoder_input_ids, encoder_outputs[0].float(), cache)
         return Seq2SeqLMOutput(logits=logits, past_key_values=cache)
 
@@ -80,8 +80,8 @@ class GraphCtc(OnCpu):
     main_input_name: str
 
     def forward(self, attention_mask: torch.Tensor, **heard: torch.Tensor) -> CausalLMOutput:
-        (samples,) = (value for name, value in heard.items() if name == self.main_input_name)
-        arrays = {self.main_input_name: samples.float().numpy(), "attention_mask": attention_mask.long().numpy()}
+        samples = heard[self.main_input_name].float().numpy()
+        arrays = {self.main_input_name: samples, "attention_mask": attention_mask.long().numpy()}
         return CausalLMOutput(logits=self.graph(arrays)["logits"])
 
 

@@ -18,10 +18,10 @@ from sotto.exports.graph_models import CTC_MODELS
 from sotto.exports.openvino_graphs import decoder_model, encoder_model, frame_model
 from sotto.exports.openvino_models import OpenVinoGraph, OpenVinoWhisper
 from sotto.exports.openvino_precision import in_precision
+from sotto.exports.targets import CALIBRATED
 from sotto.families import Ctc, family_of
 from sotto.surgery import expand_attention, layers_of
 
-CALIBRATED = "int8-calibrated"
 ENCODER, DECODER, FRAMES = "openvino_encoder_model", "openvino_decoder_model", "openvino_model"
 
 

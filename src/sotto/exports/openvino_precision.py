@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 import nncf
 import openvino
 
+from sotto.exports.targets import CALIBRATED
 from sotto.families.family import Inputs
 
 
@@ -19,11 +22,12 @@ def in_precision(model: openvino.Model, precision: str, heard: Sequence[Inputs])
     """
     nncf.set_log_level(logging.ERROR)
     found: openvino.Model = model
-    if precision == "int8":
-        found = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-    elif precision == "int8-calibrated":
-        inputs = [{name: tensor.numpy() for name, tensor in each.items()} for each in heard]
-        found = nncf.quantize(
-            model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
-        )
+    with redirect_stdout(sys.stderr):  # bars of progress
+        if precision == "int8":
+            found = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        elif precision == CALIBRATED:
+            inputs = [{name: tensor.numpy() for name, tensor in each.items()} for each in heard]
+            found = nncf.quantize(
+                model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
+            )
     return found

@@ -38,10 +38,15 @@ class Target:
     def write(self, recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip]) -> tuple[str, ...]:
         """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written.
 
-        Returns what a user should know of it, a line each.
+        Returns what a user should know of it, a line each. Raises SottoError, or OSError, where that fails.
         """
         heard = (clips,) if precision in self.calibrated else ()
-        return tuple(self.function("write")(recognizer, folder, precision, *heard) or ())
+        try:
+            return tuple(self.function("write")(recognizer, folder, precision, *heard) or ())
+        except (SottoError, OSError):
+            raise
+        except Exception as error:  # every runtime has kinds of its own
+            raise SottoError(f"{self.module.rpartition('.')[2]}: cannot be written ({reason_of(error)})") from error
 
     def open(self, folder: Path, precision: str) -> Recognizer:
         """What was written, as a recogniser that the runtime computes. Raises SottoError where it is damaged."""
@@ -50,24 +55,28 @@ class Target:
         except SottoError:
             raise
         except Exception as error:  # every runtime has kinds of its own
-            reason = " ".join(str(error).split())[:300]
-            raise SottoError(f"{folder}: cannot be opened ({reason}); export the model again") from error
+            raise SottoError(f"{folder}: cannot be opened ({reason_of(error)}); export the model again") from error
 
     def function(self, name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(import_module(self.module), name)
         return found
 
 
+def reason_of(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+CALIBRATED = "int8-calibrated"
 FLOATS = ("float32", "float16", "bfloat16")
 ONNX = ("onnx", "onnxruntime", "onnxscript")
 TARGETS: Mapping[str, Target] = {
     "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), needs=ONNX, files="onnx/*"),
     "openvino": Target(
         "sotto.exports.openvino_folder",
-        ("float32", "float16", "int8", "int8-calibrated"),
+        ("float32", "float16", "int8", CALIBRATED),
         needs=("openvino", "openvino_tokenizers", "nncf", *ONNX),
         files="openvino_*",
-        calibrated=("int8-calibrated",),
+        calibrated=(CALIBRATED,),
         computed_in={"float16": "bfloat16"},
     ),
     "sherpa-onnx": Target("sotto.exports.sherpa_onnx_folder", ("float32", "int8"), needs=ONNX, files="*.onnx*"),

@@ -11,6 +11,7 @@ from sotto.checkpoint import Recognizer
 from sotto.data import Clip
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
+from sotto.exports.targets import CALIBRATED
 from sotto.families import Inputs, evaluating
 
 
@@ -41,7 +42,7 @@ TOLERANCES = {
     "float16": Tolerance(2e-2, 1e-2, same_transcripts=False),
     "bfloat16": Tolerance(5e-2, 2e-2, same_transcripts=False),
     "int8": Tolerance(2e-1, 1e-1, same_transcripts=False),
-    "int8-calibrated": Tolerance(2e-1, 1e-1, same_transcripts=False),
+    CALIBRATED: Tolerance(2e-1, 1e-1, same_transcripts=False),
 }
 
 
@@ -65,7 +66,7 @@ def agreement(model: Recognizer, exported: Recognizer, clips: Sequence[Clip]) ->
 
 def as_decoded(exported: Recognizer, inputs: Inputs) -> torch.Tensor:
     """Scores as decoding asks for them: where there are tokens one by one, with what is kept of those before."""
-    if "decoder_input_ids" not in inputs or hasattr(exported.model, "decode"):  # which has a loop of its own
+    if "decoder_input_ids" not in inputs or hasattr(exported.model, "decode_by_itself"):  # which has a loop of its own
         return exported.family.logits(inputs)
     encoded, cache, found = exported.model.get_encoder()(inputs["input_features"]), None, []
     for token in inputs["decoder_input_ids"].split(1, dim=1):

@@ -192,7 +192,7 @@ def _timed_pass(
 def _decode(model: PreTrainedModel, encoded: Any, batch: int, tokens: int) -> None:
     # Not model.generate: Whisper's own seeks through the window again and again, detects the language in an
     # extra pass and stops by what it hears, so that neither its steps nor its time are those of the decoder.
-    decode: Any = getattr(model, "decode", None)
+    decode: Any = getattr(model, "decode_by_itself", None)
     if decode is not None:  # by a runtime with a loop of its own
         decode(encoded, tokens)
         return
