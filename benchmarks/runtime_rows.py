@@ -14,6 +14,7 @@ from runtime_variants import Change
 from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip
 from sotto.errors import SottoError
+from sotto.exports.capability import FEWER_LAYERS, ORDER, Outcome, changes_of, outcome
 from sotto.exports.exporting import export_on
 from sotto.measurement import measure_cost
 from sotto.report.formats import latency, size
@@ -120,11 +121,11 @@ def saved(base: Recognizer, change: Change, folder: Path) -> Recognizer:
 
 
 def gains_nothing(runtime: Runtime, model: Recognizer) -> bool:
-    """CTranslate2 has factors multiplied out; whisper.cpp has the shapes of the base only."""
-    layers = model.structure.stacks["encoder"].layers
-    factored = any(layer.ranks for layer in layers)
-    narrower = any(layer.heads or layer.ffn_widths for layer in layers)
-    return (factored and runtime.to in ("ctranslate2", "whisper.cpp")) or (narrower and runtime.to == "whisper.cpp")
+    """whisper.cpp has the shapes of the base only, but for the number of layers."""
+    changes = {change for change, _ in changes_of(model.structure)}
+    if runtime.to == "whisper.cpp":
+        return bool(changes - {FEWER_LAYERS})
+    return runtime.to in ORDER and any(outcome(change, runtime.to) is Outcome.FILLED for change in changes)
 
 
 def write(model: Recognizer, row: Row, clips: Sequence[Clip]) -> None:

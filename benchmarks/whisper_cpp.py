@@ -58,12 +58,13 @@ def write_ggml(recognizer: Recognizer, path: Path) -> Path:
     """
     if recognizer.model.config.d_model % BLOCK:
         raise SottoError(f"a width of {recognizer.model.config.d_model} is no multiple of the {BLOCK} that q8_0 needs")
-    with path.open("wb") as file:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
         write_head(recognizer, file)
         for name, tensor in recognizer.model.state_dict().items():
             if name != "proj_out.weight":  # the table of tokens again
                 write_tensor(ggml_name(name), tensor.float().cpu().numpy(), file)
-    return path
+    return partial.replace(path)
 
 
 def write_head(recognizer: Recognizer, file: BinaryIO) -> None:

@@ -16,6 +16,7 @@ from transformers import ParakeetForCTC, Wav2Vec2ConformerForCTC, WhisperForCond
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
 
+from sotto.architectures import architecture_of
 from sotto.errors import SottoError
 from sotto.exports.on_cpu import OnCpu
 
@@ -103,8 +104,6 @@ class GraphWav2Vec2Conformer(GraphCtc, Wav2Vec2ConformerForCTC):
         self.graph = graph
 
 
-CTC_MODELS: dict[str, Any] = {
-    "parakeet": GraphParakeet,
-    "wav2vec2_conformer": GraphWav2Vec2Conformer,
-    "wav2vec2_conformer_rotary": GraphWav2Vec2Conformer,
-}
+def ctc_model(config: Any, graph: Graph) -> Any:
+    kind: Any = GraphParakeet if architecture_of(config).name == "parakeet" else GraphWav2Vec2Conformer
+    return kind(config, graph)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
-from transformers import AutoConfig, GenerationConfig
 
-from sotto.architectures import architecture_of
-from sotto.checkpoint import Recognizer, write_beside
-from sotto.exports.copies import config_without_record
+from sotto.checkpoint import Recognizer
 from sotto.exports.frame_tokenizer import group_frames
-from sotto.exports.graph_models import CTC_MODELS
+from sotto.exports.graph_models import ctc_model
 from sotto.exports.graphs import decoder_graphs, encoder_graph, frame_graph
 from sotto.exports.merging import merged
 from sotto.exports.onnx_models import OnnxGraph, OnnxWhisper
 from sotto.exports.precision import Precision, in_precision, write_graph
-from sotto.families import Ctc, family_of
+from sotto.exports.settings import opened, write_settings
+from sotto.families import Ctc
 
 SUFFIX: dict[Precision, str] = {"float32": "", "float16": "_fp16", "int8": "_quantized"}
 """transformers.js knows a precision by the end of the name; `_quantized` is what it takes if it is not told"""
@@ -29,9 +26,7 @@ def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
     (folder / "onnx").mkdir(parents=True)
     for name, graph in graphs(recognizer, precision):
         write_graph(graph, folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
-    config_without_record(recognizer.model).save_pretrained(folder)
-    write_beside(recognizer, folder)
-    recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that transformers.js reads
+    write_settings(recognizer, folder)
     tokenizer = recognizer.processor.tokenizer
     if isinstance(recognizer.family, Ctc) and tokenizer.is_fast:
         group_frames(folder, tokenizer.pad_token)
@@ -50,16 +45,13 @@ def graphs(recognizer: Recognizer, precision: Precision) -> Iterator[tuple[str, 
 
 def read(folder: Path, precision: Precision) -> Recognizer:
     """The export as a recogniser: its model runs the graphs."""
-    config = AutoConfig.from_pretrained(folder)
-    family = family_of(config)
 
     def graph(name: str) -> OnnxGraph:
         return OnnxGraph(folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
 
-    model: Any
-    if issubclass(family, Ctc):
-        model = CTC_MODELS[architecture_of(config).name](config, graph("model"))
-    else:
-        model = OnnxWhisper(config, graph("encoder_model"), graph("decoder_model_merged"))
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return Recognizer(model.eval(), family.load_processor(folder), precision, folder=folder)
+    return opened(
+        folder,
+        precision,
+        whisper=lambda config: OnnxWhisper(config, graph("encoder_model"), graph("decoder_model_merged")),
+        ctc=lambda config: ctc_model(config, graph("model")),
+    )

@@ -8,18 +8,16 @@ from typing import Any
 
 import openvino
 from openvino_tokenizers import convert_tokenizer
-from transformers import AutoConfig, GenerationConfig
 
-from sotto.architectures import architecture_of
-from sotto.checkpoint import Recognizer, write_beside
+from sotto.checkpoint import Recognizer
 from sotto.data import Clip
-from sotto.exports.copies import config_without_record
-from sotto.exports.graph_models import CTC_MODELS
+from sotto.exports.graph_models import ctc_model
 from sotto.exports.openvino_graphs import decoder_model, encoder_model, frame_model
 from sotto.exports.openvino_models import OpenVinoGraph, OpenVinoWhisper
 from sotto.exports.openvino_precision import in_precision
+from sotto.exports.settings import opened, write_settings
 from sotto.exports.targets import CALIBRATED
-from sotto.families import Ctc, family_of
+from sotto.families import Ctc
 from sotto.surgery import expand_attention, layers_of
 
 ENCODER, DECODER, FRAMES = "openvino_encoder_model", "openvino_decoder_model", "openvino_model"
@@ -33,9 +31,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[
         tokenizer, detokenizer = convert_tokenizer(recognizer.processor.tokenizer, with_detokenizer=True)
         openvino.save_model(tokenizer, folder / "openvino_tokenizer.xml")
         openvino.save_model(detokenizer, folder / "openvino_detokenizer.xml")
-    config_without_record(recognizer.model).save_pretrained(folder)
-    write_beside(recognizer, folder)
-    recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that openvino-genai reads
+    write_settings(recognizer, folder)
 
 
 def models(recognizer: Recognizer, precision: str, clips: Sequence[Clip]) -> Iterator[tuple[str, openvino.Model]]:
@@ -60,16 +56,13 @@ def expand_all(model: Any) -> None:
 
 def read(folder: Path, precision: str) -> Recognizer:
     """The export as a recogniser. In float32 it is computed in that, in others as OpenVINO sees fit on the machine."""
-    config = AutoConfig.from_pretrained(folder)
-    family = family_of(config)
 
     def graph(name: str) -> OpenVinoGraph:
         return OpenVinoGraph(folder / f"{name}.xml", exact=precision == "float32")
 
-    model: Any
-    if issubclass(family, Ctc):
-        model = CTC_MODELS[architecture_of(config).name](config, graph(FRAMES))
-    else:
-        model = OpenVinoWhisper(config, graph(ENCODER), graph(DECODER))
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return Recognizer(model.eval(), family.load_processor(folder), precision, folder=folder)
+    return opened(
+        folder,
+        precision,
+        whisper=lambda config: OpenVinoWhisper(config, graph(ENCODER), graph(DECODER)),
+        ctc=lambda config: ctc_model(config, graph(FRAMES)),
+    )

@@ -8,13 +8,12 @@ from typing import Any
 
 import onnx
 from onnx.helper import set_model_props
-from transformers import AutoConfig, GenerationConfig
 
-from sotto.checkpoint import Recognizer, write_beside
+from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
-from sotto.exports.copies import config_without_record
 from sotto.exports.onnx_models import OnnxGraph
 from sotto.exports.precision import Precision, in_precision, write_graph
+from sotto.exports.settings import opened, write_settings
 from sotto.exports.sherpa_graphs import (
     KeptSizes,
     decoder_graph,
@@ -48,8 +47,7 @@ def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
         write_tokens(text_tokens(tokenizer), folder)
     for name, graph in graphs(recognizer, precision):
         write_graph(graph, folder / f"{name}{SUFFIX[precision]}.onnx")
-    config_without_record(recognizer.model).save_pretrained(folder)
-    write_beside(recognizer, folder)
+    write_settings(recognizer, folder)
 
 
 def graphs(recognizer: Recognizer, precision: Precision) -> Iterator[tuple[str, onnx.ModelProto]]:
@@ -133,17 +131,14 @@ def whisper_metadata(recognizer: Recognizer, sizes: KeptSizes) -> dict[str, obje
 
 def read(folder: Path, precision: Precision) -> Recognizer:
     """The export as a recogniser: its model runs the graphs."""
-    config = AutoConfig.from_pretrained(folder)
-    family = family_of(config)
 
     def graph(name: str) -> OnnxGraph:
         return OnnxGraph(folder / f"{name}{SUFFIX[precision]}.onnx")
 
-    model: Any
-    if issubclass(family, Ctc):
-        kind: Any = SherpaParakeet if issubclass(family, Parakeet) else SherpaWav2Vec2Conformer
-        model = kind(config, graph("model"))
-    else:
-        model = SherpaWhisper(config, graph("encoder"), graph("decoder"))
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return Recognizer(model.eval(), family.load_processor(folder), precision, folder=folder)
+    def ctc(config: Any) -> Any:
+        kind: Any = SherpaParakeet if issubclass(family_of(config), Parakeet) else SherpaWav2Vec2Conformer
+        return kind(config, graph("model"))
+
+    return opened(
+        folder, precision, whisper=lambda config: SherpaWhisper(config, graph("encoder"), graph("decoder")), ctc=ctc
+    )
