@@ -10,6 +10,7 @@ from sotto.surgery import (
     factor,
     gather_inputs,
     get_linear,
+    head_dim_of,
     keep_channels,
     keep_heads,
     layers_of,
@@ -32,7 +33,8 @@ def mixed(found: Recognizer) -> Recognizer:
         if not found.architecture.name.endswith("rotary"):  # whose attention keeps its heads
             keep_heads(found.model, stack, index, attention, [1])
         if attention.head_dim is not None:
-            narrow_heads(found.model, stack, index, attention, 11)
+            now = head_dim_of(found.model, stack, index, attention)
+            narrow_heads(found.model, stack, index, attention, max(1, now - 5))
         narrow_ffn(found.model, stack, index, stack.feed_forwards[0], [0, 2, 3, 7, 9])
         for convolution in stack.convolutions:
             keep_channels(found.model, stack, index, convolution, [0, 1, 5, 6, 7])
