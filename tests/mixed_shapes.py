@@ -34,7 +34,7 @@ def mixed(found: Recognizer) -> Recognizer:
             keep_heads(found.model, stack, index, attention, [1])
         if attention.head_dim is not None:
             now = head_dim_of(found.model, stack, index, attention)
-            narrow_heads(found.model, stack, index, attention, max(1, now - 5))
+            narrow_heads(found.model, stack, index, attention, max(3, now - 5))
         narrow_ffn(found.model, stack, index, stack.feed_forwards[0], [0, 2, 3, 7, 9])
         for convolution in stack.convolutions:
             keep_channels(found.model, stack, index, convolution, [0, 1, 5, 6, 7])

@@ -300,7 +300,7 @@ def test_transcripts_are_compared_in_the_language_that_is_told(
     for language in ("en", "hi"):
         record = export(recognizer, tmp_path / "out", to="ctranslate2", audio=clips, language=language)
         assert record.agreement.transcripts == 0
-        texts.append(written(recognizer, clips_of(clips, recognizer), language))
+        texts.append(written(recognizer, clips_of(clips, recognizer, 4), language))
     assert texts[0] != texts[1]  # one of which a detected language would not have given
 
 
