@@ -109,7 +109,7 @@ def test_what_a_proof_refuses_is_left_out_with_the_reason(
 ) -> None:
     small.model.generation_config.no_timestamps_token_id = None
     asked = [PLAIN, Runtime("ctranslate2", "int8")]
-    clips = clips_of(None, small)[:1]
+    clips = clips_of(None, small, 1)
     rows = list(written(small, {"dense": Recognizer.copy}, asked, tmp_path, clips))
     assert [row.runtime for row in rows] == [PLAIN]
     assert "dense ctranslate2-int8: CTranslate2 needs no_timestamps_token_id" in capsys.readouterr().out
