@@ -84,7 +84,7 @@ def main() -> None:
         for share in arguments.time:
             rows.append(measured(arguments.shape, LowRank(time=share, runtime=runtime), arguments.rounds))
             print(rows[-1], flush=True)
-    print(write_results(f"time-budget-{arguments.shape}", {"threads": 1, "rounds": arguments.rounds, "rows": rows}))
+            write_results(f"time-budget-{arguments.shape}", {"threads": 1, "rounds": arguments.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

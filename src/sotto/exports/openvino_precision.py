@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 
 import nncf
 import openvino
@@ -20,7 +22,8 @@ def in_precision(model: openvino.Model, precision: str, heard: Sequence[Inputs])
     nncf.set_log_level(logging.ERROR)
     found: openvino.Model = model
     if precision == "int8":
-        found = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        with redirect_stdout(StringIO()):  # where it draws a bar
+            found = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     elif precision == "int8-calibrated":
         inputs = [{name: tensor.numpy() for name, tensor in each.items()} for each in heard]
         found = nncf.quantize(

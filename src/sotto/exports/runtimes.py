@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Runtime:
         return found
 
 
-RUNTIMES: Mapping[RuntimeName, Runtime] = {
+RUNTIMES: Mapping[str, Runtime] = {
     "torch": Runtime("sotto.exports.torch_runs"),
     "onnx": Runtime("sotto.exports.onnx_runs", "onnx"),
     "onnx-int8": Runtime("sotto.exports.onnx_runs", "onnx", "int8"),
@@ -75,7 +75,7 @@ def check_runtime(name: str | None, share: float | None) -> None:
         raise SottoError("runtime is where time is measured; give time, the share of it that is to be left")
     if name not in RUNTIMES:
         raise SottoError(f"runtime '{name}' is not one of {', '.join(RUNTIMES)}")
-    runtime = RUNTIMES[name]  # type: ignore[index]
+    runtime = RUNTIMES[name]
     if runtime.target is not None:
         target_named(runtime.target, runtime.precision)
 
