@@ -38,8 +38,7 @@ def linear_times(
     Linears of one shape are measured once.
     """
     shapes = shapes_of(recognizer, places)
-    found = found_by_main(lambda: measured(recognizer, set(shapes.values()), runtime, multiple))
-    encoder, tables = found
+    encoder, tables = found_by_main(lambda: measured(recognizer, set(shapes.values()), runtime, multiple))
     return encoder, {place: tables[shape] for place, shape in shapes.items()}
 
 
