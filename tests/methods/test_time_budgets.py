@@ -1,7 +1,8 @@
 """Budgets of time: the table by hand, ranks by invented tables, every runtime on a tiny model, slips of users."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from sotto.errors import SottoError
 from sotto.exports import targets
 from sotto.exports.runtimes import RUNTIMES, median_seconds
 from sotto.layers import ReducedAttention
-from sotto.methods import LowRank, methods, timed_linears
-from sotto.methods.rank_costs import LinearCost, encoder_costs, paying
+from sotto.methods import HeadReduction, LowRank, StepContext, head_reduction, methods, timed_attentions, timed_linears
+from sotto.methods.budget_costs import PartCost, paying, time_note
+from sotto.methods.head_narrowing import AttentionPlace, attentions_of
+from sotto.methods.rank_costs import encoder_costs
 from sotto.methods.rank_times import RankTimes, measured_ranks
 from sotto.methods.timed_linears import LinearShape, linear_times, measured
 
-ENCODER_SECONDS = 10.0
 Tables = tuple[float, dict[LinearShape, RankTimes]]
 
 
@@ -55,8 +57,15 @@ def test_ranks_are_measured_from_the_least_to_the_largest_that_saves(
 
 def test_ranks_pay_where_they_take_less_than_the_whole_and_than_any_larger_rank() -> None:
     times = {16: 5.0, 32: 4.0, 48: 6.0, 64: 6.0, 80: 8.0, 96: 10.0, 112: 12.0}
-    assert paying(10.0, times) == LinearCost(10.0, (32, 64, 80), (4.0, 6.0, 8.0))
-    assert paying(4.0, times) == LinearCost(4.0, (), ())
+    assert paying(10.0, times) == PartCost(10.0, (32, 64, 80), (4.0, 6.0, 8.0))
+    assert paying(4.0, times) == PartCost(4.0, (), ())
+
+
+def test_the_note_says_what_was_measured_and_what_is_expected() -> None:
+    assert time_note(0.5312, 0.698, "onnx-int8", 2) == (
+        "the encoder takes 0.531 s over a window in onnx-int8 with 2 threads here; 70 % of it are expected to be left"
+    )
+    assert "in torch with 1 thread here" in time_note(0.5, 0.7, "torch", 1)
 
 
 def test_medians_leave_out_the_first_round_and_runs_take_turns() -> None:
@@ -112,10 +121,7 @@ def test_ranks_meet_the_budget_by_the_table(
     assert 0.7 * 0.5 - step < left <= 0.7 * 0.5
     ranks = [rank for layer in recognizer.structure.stacks["encoder"].layers for rank in layer.ranks.values()]
     assert len(set(ranks)) > 1
-    expected = f"{100 * left / 0.5:.0f} % of it are expected to be left"
-    assert notes[-1] == (
-        f"the encoder takes 0.5 s over a window in onnx-int8 with {torch.get_num_threads()} threads here; {expected}"
-    )
+    assert notes[-1] == time_note(0.5, left / 0.5, "onnx-int8", torch.get_num_threads())
     assert len(notes) == (4 if weighting == "best" else 3)
 
 
@@ -150,11 +156,11 @@ def test_a_linear_that_is_factored_costs_what_its_rank_does(
     costs = encoder_costs(recognizer, LowRank(time=0.9), places_of(recognizer))
     layers = recognizer.structure.stacks["encoder"].layers
     assert max(rank for layer in layers for rank in layer.ranks.values()) > 32
-    for (_, index, linear), cost in costs.linears.items():
+    for (_, index, linear), cost in costs.parts.items():
         rank = layers[index].ranks.get(linear)
         if rank is not None:
             assert cost.whole == pytest.approx(rank * (640 if linear.startswith("fc") else 256) * 1e-6)
-            assert cost.ranks == tuple(range(16, rank, 16))
+            assert cost.sizes == tuple(range(16, rank, 16))
 
 
 def test_attention_is_not_reduced_by_flops_where_time_counts(
@@ -167,6 +173,50 @@ def test_attention_is_not_reduced_by_flops_where_time_counts(
         apply(recognizer, clips, **budget, weighting="relative")
         found[next(iter(budget))] = any(isinstance(each, ReducedAttention) for each in recognizer.model.modules())
     assert found == {"time": False, "parameters": True}
+
+
+# Narrower heads
+
+
+def apply_head_reduction(recognizer: Recognizer, clips: ClipSource, **settings: Any) -> list[str]:
+    return head_reduction.apply_head_reduction(
+        recognizer, HeadReduction(**settings), StepContext(Path(), calibration=clips)
+    )
+
+
+def test_heads_get_dimensions_that_meet_the_budget_by_the_table(
+    make_recognizer: MakeRecognizer, clips: ClipSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of those only such as pay: 24 channels take longer than 32 here."""
+    seconds = {8: 0.1, 16: 0.2, 24: 0.5, 32: 0.4}
+    asked = []
+
+    def tables(_: Recognizer, choices: Mapping[AttentionPlace, Iterable[int]], __: str) -> Any:
+        asked.extend(choices)
+        return 1.0, dict.fromkeys(choices, seconds)
+
+    monkeypatch.setattr(timed_attentions, "measured", tables)
+    recognizer = make_recognizer(64)
+    notes = apply_head_reduction(recognizer, clips, time=0.65, runtime="onnx-int8")
+    found = [layer.head_dims.get("self_attn", 32) for layer in recognizer.structure.stacks["encoder"].layers]
+    assert len(asked) == 1  # both layers have the same shapes
+    left = 1 - sum(seconds[32] - seconds[channels] for channels in found)
+    assert left <= 0.65
+    assert 24 not in found
+    assert notes[-1] == time_note(1.0, left, "onnx-int8", torch.get_num_threads())
+    with pytest.raises(SottoError, match=r"0\.3 cannot be met by head_reduction: the least that can be left is 0\.40"):
+        apply_head_reduction(make_recognizer(64), clips, time=0.3)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx-int8"])
+def test_narrower_heads_are_measured(make_recognizer: MakeRecognizer, runtime: Any) -> None:
+    recognizer = make_recognizer(32, layers=1)
+    (place,) = attentions_of(recognizer, ("encoder",))
+    encoder, times = timed_attentions.measured(recognizer, {place: [8]}, runtime)
+    assert encoder > 0
+    assert times[place].keys() == {8, 16}
+    assert all(seconds > 0 for seconds in times[place].values())
+    assert recognizer.structure.stacks["encoder"].layers[0].head_dims == {}
 
 
 # Measuring
@@ -226,6 +276,19 @@ def test_a_conformer_is_measured() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SottoError, match=message):
         LowRank(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"time": 0.7, "flops": 0.7}, "head_reduction takes one of"),
+        ({"head_dim": 8, "runtime": "onnx"}, "runtime is where time is measured; give time"),
+        ({"time": 0.7, "stacks": ("decoder",)}, "a budget is for the encoder"),
+    ],
+)
+def test_settings_of_heads_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SottoError, match=message):
+        HeadReduction(**settings)
 
 
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ class LowRank:
     @property
     def budget(self) -> float | None:
         """The share that is to be left, or None where there are thresholds."""
-        return next((value for value in (getattr(self, name) for name in BUDGETS) if value is not None), None)
+        return next((value for value in (self.parameters, self.flops, self.time) if value is not None), None)
 
     @property
     def thresholds(self) -> tuple[float, float] | None:

@@ -1,14 +1,14 @@
-"""What an encoder costs, and each of its linears by its rank: in parameters, FLOPs, or seconds on this machine."""
+"""What the linears of an encoder cost by their rank: in parameters, FLOPs, or seconds on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 
 from sotto.calibration import Place
 from sotto.checkpoint import Recognizer
 from sotto.layers import FactoredLinear
 from sotto.low_rank_math import saves
+from sotto.methods.budget_costs import EncoderCosts, paying
 from sotto.methods.factoring import linear_at, weights_of
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.timed_linears import linear_times
@@ -16,42 +16,7 @@ from sotto.metrics.cost import count_parameters, encoder_flops, flops_by_module
 from sotto.surgery import layer_path
 
 
-@dataclass(frozen=True)
-class LinearCost:
-    """The cost of a linear as it stands (`whole`), and at the `ranks` that pay: ranks and `costs` ascend."""
-
-    whole: float
-    ranks: tuple[int, ...]
-    costs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class EncoderCosts:
-    """`total` is the cost of all of the encoder."""
-
-    total: float
-    linears: Mapping[Place, LinearCost]
-
-    def left(self, ranks: Mapping[Place, int]) -> float:
-        """The share of the total that is left with these ranks."""
-        saved = 0.0
-        for place, rank in ranks.items():
-            linear = self.linears[place]
-            saved += linear.whole - linear.costs[linear.ranks.index(rank)]
-        return 1 - saved / self.total
-
-
-def paying(whole: float, costs: Mapping[int, float]) -> LinearCost:
-    """Without the ranks that cost no less than the linear as it stands, or than a larger rank."""
-    least = whole
-    kept = {}
-    for rank in sorted(costs, reverse=True):
-        if costs[rank] < least:
-            kept[rank] = least = costs[rank]
-    return LinearCost(whole, tuple(sorted(kept)), tuple(sorted(kept.values())))
-
-
-def encoder_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts:
+def encoder_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts[Place]:
     """Costs of what the budget is stated in."""
     if config.parameters is not None:
         return parameter_costs(recognizer, config, places)
@@ -60,7 +25,7 @@ def encoder_costs(recognizer: Recognizer, config: LowRank, places: Collection[Pl
     return time_costs(recognizer, config, places)
 
 
-def parameter_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts:
+def parameter_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts[Place]:
     """Factors bring a bias where there was none."""
     linears = {}
     for place in places:
@@ -71,7 +36,7 @@ def parameter_costs(recognizer: Recognizer, config: LowRank, places: Collection[
     return EncoderCosts(float(count_parameters(recognizer.model).encoder), linears)
 
 
-def flops_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts:
+def flops_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts[Place]:
     frames = recognizer.family.window_frames
     flops = flops_by_module(recognizer.model, frames, tokens=1)
     linears = {}
@@ -84,7 +49,7 @@ def flops_costs(recognizer: Recognizer, config: LowRank, places: Collection[Plac
     return EncoderCosts(float(encoder_flops(recognizer.model, frames)), linears)
 
 
-def time_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts:
+def time_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts[Place]:
     """Seconds over one window."""
     total, times = linear_times(recognizer, places, config.runtime or "torch", config.rank_multiple)
     linears = {}

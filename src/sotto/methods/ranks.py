@@ -10,12 +10,12 @@ import torch
 from sotto.calibration import Place
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
-from sotto.errors import SottoError
-from sotto.low_rank_math import Curve, Principal, allocate, rank_by_energy, saves
+from sotto.low_rank_math import Principal, rank_by_energy, saves
+from sotto.methods.budget_costs import EncoderCosts, sizes_within, time_note
 from sotto.methods.divergence import divergence, transcripts_of
 from sotto.methods.factoring import factor_at_once, linear_at, weights_of
 from sotto.methods.low_rank_config import LowRank
-from sotto.methods.rank_costs import EncoderCosts, encoder_costs
+from sotto.methods.rank_costs import encoder_costs
 from sotto.methods.sensitivity import WINDOWS, direction_sensitivities, spread
 
 COMPARED_WINDOWS = 32  # choices of ranks are held against each other on the same windows, so few of them tell
@@ -49,16 +49,9 @@ def choose_ranks(
         unit = f"nats a {recognizer.family.decision}"
         notes.append(f"ranks weighted by {best}; divergence from the base in {unit}: {measured}")
     if config.time is not None:
-        notes.append(time_note(config, costs, candidates[best]))
+        left, threads = costs.left(candidates[best]), torch.get_num_threads()
+        notes.append(time_note(costs.total, left, config.runtime or "torch", threads))
     return candidates[best], notes
-
-
-def time_note(config: LowRank, costs: EncoderCosts, ranks: Mapping[Place, int]) -> str:
-    """What was measured, and what is expected of the ranks."""
-    return (
-        f"the encoder takes {costs.total:.3g} s over a window in {config.runtime or 'torch'} with "
-        f"{torch.get_num_threads()} threads here; {100 * costs.left(ranks):.0f} % of it are expected to be left"
-    )
 
 
 def divergences(
@@ -102,24 +95,23 @@ def ranks_by_threshold(
     return ranks
 
 
-def ranks_by_budget(config: LowRank, costs: EncoderCosts, errors: Mapping[Place, torch.Tensor]) -> dict[Place, int]:
+def ranks_by_budget(
+    config: LowRank, costs: EncoderCosts[Place], errors: Mapping[Place, torch.Tensor]
+) -> dict[Place, int]:
     """The ranks that leave least weighted output error within the budget, over all layers together.
 
     `errors[place][i]` is what dropping direction i costs. Raises SottoError where no ranks meet the budget.
     """
     assert config.budget is not None
-    curves = []
-    for place, energies in errors.items():
-        lost = (energies.sum() - torch.cumsum(energies, 0)).clamp(min=0.0).tolist()
-        cost = costs.linears[place]
-        curves.append(Curve((*cost.costs, cost.whole), (*(lost[rank - 1] for rank in cost.ranks), 0.0)))
-    fixed = costs.total - sum(curve.costs[-1] for curve in curves)  # what low rank cannot change
-    chosen = allocate(curves, config.budget * costs.total - fixed)
-    if chosen is None:
-        least = math.ceil(100 * (fixed + sum(curve.costs[0] for curve in curves)) / costs.total) / 100
-        remedy = "; narrower heads save time where factors do not: precede it by head_reduction" if config.time else ""
-        raise SottoError(
-            f"the budget {config.budget:g} cannot be met by low rank: the least that can be left is {least:.2f}{remedy}"
-        )
-    picked = {place: (costs.linears[place].ranks, index) for place, index in zip(errors, chosen, strict=True)}
-    return {place: ranks[index] for place, (ranks, index) in picked.items() if index < len(ranks)}
+    lost = {
+        place: (energies.sum() - torch.cumsum(energies, 0)).clamp(min=0.0).tolist()
+        for place, energies in errors.items()
+    }
+    slower = "; narrower heads save time where factors do not: precede it by head_reduction"
+    return sizes_within(
+        config.budget,
+        costs,
+        lambda place, rank: float(lost[place][rank - 1]),
+        "low rank",
+        slower if config.time is not None else "",
+    )
