@@ -21,8 +21,8 @@ from sotto.exports.copies import floating_copy
 from sotto.exports.targets import target_named
 from sotto.families import Inputs
 
-FEWEST_ROUNDS, MOST_ROUNDS = 5, 25
-SECONDS = 30.0  # after which no round follows that need not be
+FEWEST_ROUNDS, MOST_ROUNDS = 7, 300
+SECONDS = 5.0  # after which no round follows that need not be
 
 RuntimeName = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
 Run = Callable[[], object]

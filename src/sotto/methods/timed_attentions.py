@@ -15,6 +15,7 @@ from sotto.checkpoint import Recognizer
 from sotto.distribution import found_by_main
 from sotto.exports.runtimes import RUNTIMES, Run, RuntimeName, median_seconds
 from sotto.methods.head_narrowing import AttentionPlace
+from sotto.progress import track
 from sotto.surgery import head_dim_of, layer_path, narrow_heads
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -63,24 +64,20 @@ def attention_at(recognizer: Recognizer, place: AttentionPlace) -> Any:
 def measured(
     recognizer: Recognizer, choices: Mapping[AttentionPlace, Iterable[int]], name: RuntimeName
 ) -> tuple[float, dict[AttentionPlace, dict[int, float]]]:
-    """Seconds of the encoder, and of each attention by head dimension: medians over rounds in which all take turns."""
+    """Seconds of the encoder, and of each attention by head dimension: medians over rounds in which they take turns."""
     runtime = RUNTIMES[name]
     timed = runtime.prepared(recognizer)
     with tempfile.TemporaryDirectory() as scratch:
-        runs: dict[tuple[AttentionPlace, int] | None, Run] = {None: runtime.encoder_run(timed, Path(scratch))}
-        for place, own in choices.items():
+        encoder = median_seconds({None: runtime.encoder_run(timed, Path(scratch))})[None]
+        times = {}
+        for place, own in track(choices.items(), f"timing attentions in {name}"):
             heard = states_for(timed, place[0])
+            runs: dict[int, Run] = {}
             for channels in (*own, head_dim_of(timed.model, *place)):
                 narrower = timed.copy()
                 narrow_heads(narrower.model, *place, channels)
-                module = States(attention_at(narrower, place))
-                runs[place, channels] = runtime.module_run(module, heard, Path(scratch))
-        seconds = median_seconds(runs)
-    encoder = seconds.pop(None)
-    times: dict[AttentionPlace, dict[int, float]] = {place: {} for place in choices}
-    for key, median in seconds.items():
-        assert key is not None
-        times[key[0]][key[1]] = median
+                runs[channels] = runtime.module_run(States(attention_at(narrower, place)), heard, Path(scratch))
+            times[place] = median_seconds(runs)
     return encoder, times
 
 

@@ -14,11 +14,12 @@ from torch import nn
 from sotto.calibration import Place
 from sotto.checkpoint import Recognizer
 from sotto.distribution import found_by_main
-from sotto.exports.runtimes import RUNTIMES, Run, RuntimeName, median_seconds, window_inputs
+from sotto.exports.runtimes import RUNTIMES, RuntimeName, median_seconds, window_inputs
 from sotto.families import evaluating
 from sotto.layers import FactoredLinear
 from sotto.methods.factoring import linear_at
 from sotto.methods.rank_times import RankTimes, measured_ranks
+from sotto.progress import track
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,21 @@ def shapes_of(recognizer: Recognizer, places: Collection[Place]) -> dict[Place, 
 def measured(
     recognizer: Recognizer, shapes: Collection[LinearShape], name: RuntimeName, multiple: int
 ) -> tuple[float, dict[LinearShape, RankTimes]]:
-    """Seconds of the encoder, and a table for each shape: medians over rounds in which all take turns."""
+    """Seconds of the encoder, and a table for each shape: medians over rounds in which runs of one shape take turns."""
     runtime = RUNTIMES[name]
     timed = runtime.prepared(recognizer)
-    device, dtype = timed.model.device, timed.model.dtype
-    ranks = {shape: measured_ranks(shape.inputs, shape.outputs, multiple) for shape in shapes}
     with tempfile.TemporaryDirectory() as scratch:
-        runs: dict[tuple[LinearShape, int | None] | None, Run] = {None: runtime.encoder_run(timed, Path(scratch))}
-        for shape in shapes:
-            heard = torch.randn(1, shape.rows, shape.inputs).to(device, dtype)
-            for rank in (None, *ranks[shape]):
-                linear = linear_of(shape, rank).to(device, dtype)
-                runs[shape, rank] = runtime.module_run(linear, heard, Path(scratch))
-        seconds = median_seconds(runs)
-    tables = {
-        shape: RankTimes(seconds[shape, None], own, tuple(seconds[shape, rank] for rank in own))
-        for shape, own in ranks.items()
-    }
-    return seconds[None], tables
+        encoder = median_seconds({None: runtime.encoder_run(timed, Path(scratch))})[None]
+        tables = {}
+        for shape in track(shapes, f"timing linears in {name}"):
+            heard = torch.randn(1, shape.rows, shape.inputs).to(timed.model.device, timed.model.dtype)
+            ranks = measured_ranks(shape.inputs, shape.outputs, multiple)
+            linears = {rank: linear_of(shape, rank).to(heard.device, heard.dtype) for rank in (None, *ranks)}
+            seconds = median_seconds(
+                {rank: runtime.module_run(linear, heard, Path(scratch)) for rank, linear in linears.items()}
+            )
+            tables[shape] = RankTimes(seconds[None], ranks, tuple(seconds[rank] for rank in ranks))
+    return encoder, tables
 
 
 def linear_of(shape: LinearShape, rank: int | None) -> nn.Module:
