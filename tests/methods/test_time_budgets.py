@@ -15,7 +15,7 @@ from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.errors import SottoError
 from sotto.exports import targets
-from sotto.exports.runtimes import RUNTIMES, median_seconds
+from sotto.exports.runtimes import ROUNDS, RUNTIMES, TURNS, median_seconds
 from sotto.layers import ReducedAttention
 from sotto.methods import HeadReduction, LowRank, StepContext, head_reduction, methods, timed_attentions, timed_linears
 from sotto.methods.budget_costs import PartCost, paying, time_note
@@ -68,12 +68,16 @@ def test_the_note_says_what_was_measured_and_what_is_expected() -> None:
     assert "in torch with 1 thread here" in time_note(0.5, 0.7, "torch", 1)
 
 
-def test_medians_leave_out_the_first_round_and_runs_take_turns() -> None:
+def test_the_whole_and_every_group_run_in_every_round() -> None:
     heard: list[str] = []
-    found = median_seconds({name: lambda name=name: heard.append(name) for name in "ab"})
-    assert found.keys() == {"a", "b"}
-    assert heard == ["a", "b"] * (len(heard) // 2)
-    assert len(heard) > 2
+
+    def run(name: str) -> Callable[[], None]:
+        return lambda: heard.append(name)
+
+    whole, parts = median_seconds(run("W"), [{"a": run("a"), "b": run("b")}, {"c": run("c")}])
+    assert "".join(heard) == ("W" + "ab" * TURNS + "c" * TURNS) * (ROUNDS + 1)
+    assert whole >= 0
+    assert parts.keys() == {"a", "b", "c"}
 
 
 # Allocation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +20,10 @@ from sotto.errors import SottoError
 from sotto.exports.copies import floating_copy
 from sotto.exports.targets import target_named
 from sotto.families import Inputs
+from sotto.progress import track
 
-FEWEST_ROUNDS, MOST_ROUNDS = 7, 300
-SECONDS = 5.0  # after which no round follows that need not be
+ROUNDS = 7
+TURNS = 7  # of parts in a round: they are short, and much else that a machine does is not
 
 RuntimeName = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
 Run = Callable[[], object]
@@ -86,15 +87,25 @@ def window_inputs(recognizer: Recognizer) -> Inputs:
     return recognizer.family.inputs([silence])
 
 
-def median_seconds(runs: Mapping[Key, Run]) -> dict[Key, float]:
-    """They take turns, so that what else the machine does falls on all of them; the first round is not counted."""
-    seconds: dict[Key, list[float]] = {key: [] for key in runs}
-    begun = time.perf_counter()
-    for number in range(MOST_ROUNDS + 1):
-        if number > FEWEST_ROUNDS and time.perf_counter() - begun > SECONDS:
-            break
-        for key, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[key].append(time.perf_counter() - start)
-    return {key: statistics.median(own[1:]) for key, own in seconds.items()}
+def median_seconds(whole: Run, groups: Iterable[Mapping[Key, Run]]) -> tuple[float, dict[Key, float]]:
+    """Of the whole, and of its parts, where those of a group are to be compared and so take turns.
+
+    In every round the whole runs and all groups do: what else the machine does falls on all alike. One more, before, is
+    not counted.
+    """
+    groups = list(groups)
+    wholes: list[float] = []
+    parts: dict[Key, list[float]] = {}
+    for _ in track(range(ROUNDS + 1), "timing"):
+        wholes.append(seconds_of(whole))
+        for group in groups:
+            for _ in range(TURNS):
+                for key, run in group.items():
+                    parts.setdefault(key, []).append(seconds_of(run))
+    return statistics.median(wholes[1:]), {key: statistics.median(own[TURNS:]) for key, own in parts.items()}
+
+
+def seconds_of(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

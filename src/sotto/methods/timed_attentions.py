@@ -64,21 +64,33 @@ def attention_at(recognizer: Recognizer, place: AttentionPlace) -> Any:
 def measured(
     recognizer: Recognizer, choices: Mapping[AttentionPlace, Iterable[int]], name: RuntimeName
 ) -> tuple[float, dict[AttentionPlace, dict[int, float]]]:
-    """Seconds of the encoder, and of each attention by head dimension: medians over rounds in which they take turns."""
+    """Seconds of the encoder, and of each attention by head dimension."""
     runtime = RUNTIMES[name]
     timed = runtime.prepared(recognizer)
     with tempfile.TemporaryDirectory() as scratch:
-        encoder = median_seconds({None: runtime.encoder_run(timed, Path(scratch))})[None]
-        times = {}
-        for place, own in track(choices.items(), f"timing attentions in {name}"):
+        runs: list[dict[tuple[AttentionPlace, int], Run]] = []
+        for place, own in track(choices.items(), f"attentions for {name}"):
             heard = states_for(timed, place[0])
-            runs: dict[int, Run] = {}
-            for channels in (*own, head_dim_of(timed.model, *place)):
-                narrower = timed.copy()
-                narrow_heads(narrower.model, *place, channels)
-                runs[channels] = runtime.module_run(States(attention_at(narrower, place)), heard, Path(scratch))
-            times[place] = median_seconds(runs)
+            attentions = {channels: narrower(timed, place, channels) for channels in own}
+            attentions[head_dim_of(timed.model, *place)] = attention_at(timed, place)
+            runs.append(
+                {
+                    (place, channels): runtime.module_run(States(each), heard, Path(scratch))
+                    for channels, each in attentions.items()
+                }
+            )
+        encoder, seconds = median_seconds(runtime.encoder_run(timed, Path(scratch)), runs)
+    times: dict[AttentionPlace, dict[int, float]] = {place: {} for place in choices}
+    for (place, channels), median in seconds.items():
+        times[place][channels] = median
     return encoder, times
+
+
+def narrower(recognizer: Recognizer, place: AttentionPlace, channels: int) -> Any:
+    """The attention with narrower heads, in a copy."""
+    copied = recognizer.copy()
+    narrow_heads(copied.model, *place, channels)
+    return attention_at(copied, place)
 
 
 def states_for(recognizer: Recognizer, stack: Stack) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from sotto.calibration import Place
 from sotto.checkpoint import Recognizer
 from sotto.distribution import found_by_main
-from sotto.exports.runtimes import RUNTIMES, RuntimeName, median_seconds, window_inputs
+from sotto.exports.runtimes import RUNTIMES, Run, RuntimeName, median_seconds, window_inputs
 from sotto.families import evaluating
 from sotto.layers import FactoredLinear
 from sotto.methods.factoring import linear_at
@@ -66,20 +66,23 @@ def shapes_of(recognizer: Recognizer, places: Collection[Place]) -> dict[Place, 
 def measured(
     recognizer: Recognizer, shapes: Collection[LinearShape], name: RuntimeName, multiple: int
 ) -> tuple[float, dict[LinearShape, RankTimes]]:
-    """Seconds of the encoder, and a table for each shape: medians over rounds in which runs of one shape take turns."""
+    """Seconds of the encoder, and a table for each shape."""
     runtime = RUNTIMES[name]
     timed = runtime.prepared(recognizer)
+    ranks = {shape: measured_ranks(shape.inputs, shape.outputs, multiple) for shape in shapes}
     with tempfile.TemporaryDirectory() as scratch:
-        encoder = median_seconds({None: runtime.encoder_run(timed, Path(scratch))})[None]
-        tables = {}
-        for shape in track(shapes, f"timing linears in {name}"):
+        runs: list[dict[tuple[LinearShape, int | None], Run]] = []
+        for shape in track(shapes, f"linears for {name}"):
             heard = torch.randn(1, shape.rows, shape.inputs).to(timed.model.device, timed.model.dtype)
-            ranks = measured_ranks(shape.inputs, shape.outputs, multiple)
-            linears = {rank: linear_of(shape, rank).to(heard.device, heard.dtype) for rank in (None, *ranks)}
-            seconds = median_seconds(
-                {rank: runtime.module_run(linear, heard, Path(scratch)) for rank, linear in linears.items()}
+            linears = {rank: linear_of(shape, rank).to(heard.device, heard.dtype) for rank in (None, *ranks[shape])}
+            runs.append(
+                {(shape, rank): runtime.module_run(each, heard, Path(scratch)) for rank, each in linears.items()}
             )
-            tables[shape] = RankTimes(seconds[None], ranks, tuple(seconds[rank] for rank in ranks))
+        encoder, seconds = median_seconds(runtime.encoder_run(timed, Path(scratch)), runs)
+    tables = {
+        shape: RankTimes(seconds[shape, None], own, tuple(seconds[shape, rank] for rank in own))
+        for shape, own in ranks.items()
+    }
     return encoder, tables
 
 
