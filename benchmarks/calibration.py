@@ -26,6 +26,7 @@ from shapes import random_whisper
 from sotto.calibration import listening, prepare
 from sotto.methods import LowRank
 from sotto.methods.factoring import factor_at_once
+from sotto.methods.rank_costs import encoder_costs
 from sotto.methods.ranks import ranks_by_budget, relative_errors
 from sotto.metrics.speed import MemoryMeter
 
@@ -61,7 +62,7 @@ def measure(shape: str, clips: int, factor: bool) -> dict[str, Any]:
             phases["directions"] = time.perf_counter() - start
             start = time.perf_counter()
             config = LowRank(parameters=0.5, weighting="relative")
-            ranks = ranks_by_budget(recognizer, config, relative_errors(principals))
+            ranks = ranks_by_budget(config, encoder_costs(recognizer, config, principals), relative_errors(principals))
             phases["ranks"] = time.perf_counter() - start
             start = time.perf_counter()
             factor_at_once(recognizer, config, ranks, principals)

@@ -19,7 +19,7 @@ from digits import MODEL, some_clips
 from recognizers import recognizer
 from sotto import compress
 from sotto.augmentation import Augmentation
-from sotto.calibration import calibrate
+from sotto.calibration import calibrate, places
 from sotto.checkpoint import Recognizer
 from sotto.data import DataConfig
 from sotto.decoding import Decoding, Transcription
@@ -34,6 +34,7 @@ from sotto.methods import (
     SparseGroupLasso,
 )
 from sotto.methods.pseudo_transcripts import transcribed
+from sotto.methods.timed_linears import linear_times
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
@@ -385,3 +386,16 @@ def test_two_processes_learn_the_same_of_a_teacher(tmp_path: Path) -> None:
     alone = guided(tmp_path)
     for name, tensor in in_each_process(tmp_path, "guided").items():
         torch.testing.assert_close(alone[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def clocked(_: Path) -> dict[str, torch.Tensor]:
+    """What a budget of time goes by."""
+    found = recognizer("parakeet")
+    heard = [(stack.name, index, linear) for stack, index, linear in places(found, ("encoder",))]
+    encoder, times = linear_times(found, heard, "torch", multiple=8)
+    return {"seconds": torch.tensor([encoder, *(table.whole for table in times.values())], dtype=torch.float64)}
+
+
+def test_two_processes_go_by_the_times_of_one(tmp_path: Path) -> None:
+    (seconds,) = in_each_process(tmp_path, "clocked").values()
+    assert len(seconds.unique()) > 2

@@ -22,6 +22,13 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
+def found_by_main(find: Callable[[], Any]) -> Any:
+    """What `find` gives in the main process, in all of them."""
+    found = [find() if processes().is_main_process else None]
+    broadcast_object_list(found)
+    return found[0]
+
+
 def found_once(path: Path, find: Callable[[], Any]) -> Any:
     """What `find` gives, as JSON: found by the main process alone, kept at `path`, and taken from there by all."""
     state = processes()

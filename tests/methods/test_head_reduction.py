@@ -16,7 +16,8 @@ from sotto.errors import SottoError
 from sotto.head_reduction_math import Balance, HeadBases
 from sotto.layers import FactoredLinear, ReducedAttention
 from sotto.methods import HeadReduction, StepContext, methods
-from sotto.methods.head_dimensions import budget_of, by_threshold
+from sotto.methods.head_costs import head_costs
+from sotto.methods.head_dimensions import by_threshold
 from sotto.methods.head_narrowing import attentions_of, measured_bases, narrow
 from sotto.methods.head_reduction import apply_head_reduction
 from sotto.metrics.cost import count_parameters, encoder_flops
@@ -260,10 +261,10 @@ def test_a_channel_costs_what_goes_with_it(
         assert len(recognizer.structure.layer("encoder", 0).ranks) >= 4
     before = cost(recognizer, kind)
     place = attentions_of(recognizer, ("encoder",))[0]
-    _, total, per_channel = budget_of(recognizer, HeadReduction(**{kind: 0.9}), {place: 32})
+    costs = head_costs(recognizer, HeadReduction(**{kind: 0.9}), {place: [20]})
     narrow_heads(recognizer.model, *place, 20)
-    assert total == before
-    assert before - cost(recognizer, kind) == pytest.approx(12 * per_channel[place], rel=1e-9)
+    assert costs.total == before
+    assert before * costs.left({place: 20}) == pytest.approx(cost(recognizer, kind), rel=1e-9)
 
 
 def test_a_budget_narrows_the_heads_that_are_missed_least(make_recognizer: MakeRecognizer, clips: ClipSource) -> None:
@@ -293,8 +294,8 @@ def test_a_budget_that_cannot_be_met_says_what_can(make_recognizer: MakeRecogniz
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "head_reduction takes one of head_dim, threshold, parameters, flops$"),
-        ({"head_dim": 32, "flops": 0.9}, "head_reduction takes one of head_dim, threshold, parameters, flops$"),
+        ({}, "head_reduction takes one of head_dim, threshold, parameters, flops, time$"),
+        ({"head_dim": 32, "flops": 0.9}, "head_reduction takes one of head_dim, threshold, parameters, flops, time$"),
         ({"threshold": 1.0}, "threshold must be between 0 and 1, found 1.0"),
         ({"flops": 90}, "flops must be between 0 and 1, found 90"),
         ({"parameters": 0.0}, "parameters must be between 0 and 1, found 0.0"),

@@ -21,8 +21,7 @@ from sotto.data import ClipSource
 from sotto.errors import SottoError
 from sotto.layers import FactoredLinear, ReducedAttention
 from sotto.low_rank_math import Curve, allocate
-from sotto.methods import methods
-from sotto.methods import ranks as rank_choice
+from sotto.methods import budget_costs, methods
 from sotto.methods.low_rank_config import PRESETS, LowRank
 from sotto.metrics.cost import count_parameters, encoder_flops
 from sotto.surgery import factor
@@ -238,7 +237,7 @@ def test_a_linear_that_gives_nothing_gets_the_least_rank(
         errors.extend(error for curve in curves for error in curve.errors)
         return allocate(curves, budget)
 
-    monkeypatch.setattr(rank_choice, "allocate", heard)
+    monkeypatch.setattr(budget_costs, "allocate", heard)
     apply(recognizer, clips, parameters=0.6, weighting=weighting)
     assert np.isfinite(errors).all()
     ranks = ranks_of(recognizer)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from itertools import chain
+
+import torch
 
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.errors import SottoError
 from sotto.head_reduction_math import HeadBases
-from sotto.low_rank_math import Curve, allocate
+from sotto.methods.budget_costs import EncoderCosts, sizes_within, time_note
 from sotto.methods.divergence import divergence, transcripts_of
+from sotto.methods.head_costs import head_costs
 from sotto.methods.head_narrowing import AttentionPlace, narrow
 from sotto.methods.head_reduction_config import HeadReduction
 from sotto.methods.sensitivity import spread
-from sotto.metrics.cost import count_parameters, encoder_flops, flops_by_module
 from sotto.progress import track
-from sotto.surgery import head_dim_of, layer_path, parts_of
+from sotto.surgery import head_dim_of
 
 COMPARED_WINDOWS = 8  # all choices are held against each other on the same ones, so few of them tell
 
 
 def choose_head_dims(
     recognizer: Recognizer, config: HeadReduction, bases: Mapping[AttentionPlace, HeadBases], clips: ClipSource
-) -> dict[AttentionPlace, int]:
-    """The head dimension of every attention whose heads are to be narrower; one that is not named stays as it is.
+) -> tuple[dict[AttentionPlace, int], list[str]]:
+    """The head dimension of every attention whose heads are to be narrower, and notes on how they were chosen.
 
-    Raises SottoError where that is none of them by the config, and where a budget cannot be met.
+    An attention that is not named stays as it is. Raises SottoError where that is all of them by the config, and where
+    a budget cannot be met.
     """
     now = {place: head_dim_of(recognizer.model, *place) for place in bases}
     if config.head_dim is not None:
@@ -35,11 +36,15 @@ def choose_head_dims(
             raise SottoError(
                 f"head_reduction: no head has more than {config.head_dim} channels; give a smaller head_dim"
             )
-        return {place: config.head_dim for place in bases if config.head_dim < now[place]}
+        return {place: config.head_dim for place in bases if config.head_dim < now[place]}, []
     choices = {place: range(config.multiple, now[place], config.multiple) for place in bases}
     if config.threshold is not None:
-        return by_threshold(config.threshold, choices, bases)
-    return by_budget(recognizer, config, now, choices, errors_of(recognizer, choices, bases, clips))
+        return by_threshold(config.threshold, choices, bases), []
+    costs = head_costs(recognizer, config, choices)
+    found = by_budget(config, costs, errors_of(recognizer, choices, bases, clips))
+    if config.time is None:
+        return found, []
+    return found, [time_note(costs.total, costs.left(found), config.runtime or "torch", torch.get_num_threads())]
 
 
 def by_threshold(
@@ -77,69 +82,19 @@ def errors_of(
 
 
 def by_budget(
-    recognizer: Recognizer,
     config: HeadReduction,
-    now: Mapping[AttentionPlace, int],
-    choices: Mapping[AttentionPlace, range],
+    costs: EncoderCosts[AttentionPlace],
     errors: Mapping[tuple[AttentionPlace, int], float],
 ) -> dict[AttentionPlace, int]:
     """The choices within the budget that move the model least, taking what each attention moves it to add up.
 
     Raises SottoError where no choices meet the budget.
     """
-    share, total, per_channel = budget_of(recognizer, config, now)
-    curves = [
-        Curve(
-            tuple(per_channel[place] * channels for channels in chain(found, [now[place]])),
-            (*(errors[place, channels] for channels in found), 0.0),
-        )
-        for place, found in choices.items()
-    ]
-    fixed = total - sum(curve.costs[-1] for curve in curves)  # what narrower heads cannot change
-    chosen = allocate(curves, share * total - fixed)
-    if chosen is None:
-        least = math.ceil(100 * (fixed + sum(curve.costs[0] for curve in curves)) / total) / 100
-        raise SottoError(
-            f"the budget {share:g} cannot be met by head_reduction: the least that can be left is {least:.2f}; "
-            "follow it by low_rank"
-        )
-    picked = zip(choices.items(), chosen, strict=True)
-    return {place: found[index] for (place, found), index in picked if index < len(found)}
-
-
-def budget_of(
-    recognizer: Recognizer, config: HeadReduction, now: Mapping[AttentionPlace, int]
-) -> tuple[float, float, dict[AttentionPlace, float]]:
-    """(share to be left, the encoder's total, cost of one channel of all heads of each attention)."""
-    model = recognizer.model
-    if config.parameters is not None:
-        weights = {place: sum(weights_by_channel(recognizer, place).values()) for place in now}
-        total = float(count_parameters(model).encoder)
-        return config.parameters, total, {place: weights[place] / now[place] for place in now}
-    assert config.flops is not None
-    frames = recognizer.family.window_frames
-    flops = flops_by_module(model, frames, tokens=1)
-    per_channel = {}
-    for place in now:
-        stack, index, attention = place
-        whole = flops[layer_path(stack, index, attention.name)]
-        products = whole - sum(flops[layer_path(stack, index, linear)] for linear in attention.linears)
-        per_channel[place] = (products + sum(flops[part] for part in weights_by_channel(recognizer, place))) / now[
-            place
-        ]
-    return config.flops, float(encoder_flops(model, frames)), per_channel
-
-
-def weights_by_channel(recognizer: Recognizer, place: AttentionPlace) -> dict[str, int]:
-    """By path, the parts of the projections that give or hear the heads' channels, and how many weights those have."""
-    stack, index, attention = place
-    found = {}
-    for linear in attention.linears:
-        parts = parts_of(recognizer.model, stack, index, linear)
-        if linear in attention.inward:
-            path, part = list(parts.items())[-1]
-            found[path] = sum(parameter.numel() for parameter in part.parameters())
-        else:
-            path, part = next(iter(parts.items()))
-            found[path] = part.get_parameter("weight").numel()
-    return found
+    assert config.budget is not None
+    return sizes_within(
+        config.budget,
+        costs,
+        lambda place, channels: errors[place, channels],
+        "head_reduction",
+        "; follow it by low_rank",
+    )

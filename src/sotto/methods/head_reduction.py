@@ -22,8 +22,10 @@ def apply_head_reduction(recognizer: Recognizer, config: HeadReduction, context:
         raise SottoError("head_reduction needs calibration clips; give data.calibration (no transcripts needed)")
     places = attentions_of(recognizer, config.stacks)
     bases = measured_bases(recognizer, places, context.calibration, config.stacks)
-    narrow(recognizer, choose_head_dims(recognizer, config, bases, context.calibration), bases)
-    return [note(recognizer, stack) for stack in recognizer.architecture.stacks if stack.name in config.stacks]
+    dimensions, reasons = choose_head_dims(recognizer, config, bases, context.calibration)
+    narrow(recognizer, dimensions, bases)
+    stacks = [stack for stack in recognizer.architecture.stacks if stack.name in config.stacks]
+    return [*(note(recognizer, stack) for stack in stacks), *reasons]
 
 
 def note(recognizer: Recognizer, stack: Stack) -> str:

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sotto.errors import SottoError
+from sotto.exports.runtimes import RuntimeName, check_runtime
 
-AIMS = ("head_dim", "threshold", "parameters", "flops")
+AIMS = ("head_dim", "threshold", "parameters", "flops", "time")
 
 
 @dataclass(frozen=True)
 class HeadReduction:
     """Narrows the heads to one dimension (`head_dim`), to an energy threshold, or to a budget.
 
-    A budget (`parameters`, `flops`) is the share of the encoder's parameters, or of its FLOPs, that is to be left.
+    A budget (`parameters`, `flops`, `time`) is the share of the encoder's parameters, of its FLOPs, or of the time that
+    it takes on this machine, that is to be left.
     """
 
     head_dim: int | None = None
@@ -23,6 +25,9 @@ class HeadReduction:
     """the share of the scores' energy, and of the outputs', that the heads of an attention must keep"""
     parameters: float | None = None
     flops: float | None = None
+    time: float | None = None
+    runtime: RuntimeName | None = None
+    """where time is measured; torch where left out"""
     multiple: int = 8
     """head dimensions that a threshold or a budget leads to are multiples of it"""
     stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder",)
@@ -40,7 +45,13 @@ class HeadReduction:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SottoError(f"{name} must be at least 1, found {value}")
-        if (self.parameters or self.flops) and self.stacks != ("encoder",):
+        check_runtime(self.runtime, self.time)
+        if self.budget is not None and self.stacks != ("encoder",):
             raise SottoError("a budget is for the encoder; use head_dim or threshold for the decoder's heads")
         if not self.stacks:
             raise SottoError("stacks must name encoder, decoder or both")
+
+    @property
+    def budget(self) -> float | None:
+        """The share of parameters, FLOPs or time that is to be left, or None where there is another aim."""
+        return next((value for value in (self.parameters, self.flops, self.time) if value is not None), None)

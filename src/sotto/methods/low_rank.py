@@ -21,16 +21,17 @@ def apply_low_rank(recognizer: Recognizer, config: LowRank, context: StepContext
     for stack, index, name in places(recognizer, config.stacks):
         restore_inputs(recognizer.model, stack, index, name)  # linears of one input share what is measured of it
     principals = calibrate(recognizer, context.calibration, config.stacks).principals()
-    ranks, reason = choose_ranks(recognizer, config, principals, context.calibration)
+    ranks, reasons = choose_ranks(recognizer, config, principals, context.calibration)
     if config.sequential:
         factor_sequentially(recognizer, config, ranks, context.calibration)
     else:
         factor_at_once(recognizer, config, ranks, principals)
-    reduced = reduce_where_cheaper(recognizer, config) if config.reduced_attention else 0
+    timed = config.time is not None  # of whole attentions, and what costs fewer FLOPs may take more time
+    reduced = reduce_where_cheaper(recognizer, config) if config.reduced_attention and not timed else 0
     reducible = any(attention.reducible for stack in recognizer.architecture.stacks for attention in stack.attentions)
     whole = len(principals) - len(ranks)
     return [
         f"{len(ranks)} linears factored, {whole} left whole",
         *([f"attention of {reduced} layers computed in the reduced dimension"] if reducible else []),
-        *([reason] if reason else []),
+        *reasons,
     ]

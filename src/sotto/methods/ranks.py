@@ -10,14 +10,13 @@ import torch
 from sotto.calibration import Place
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
-from sotto.errors import SottoError
-from sotto.low_rank_math import Curve, Principal, allocate, rank_by_energy, saves
+from sotto.low_rank_math import Principal, rank_by_energy, saves
+from sotto.methods.budget_costs import EncoderCosts, sizes_within, time_note
 from sotto.methods.divergence import divergence, transcripts_of
 from sotto.methods.factoring import factor_at_once, linear_at, weights_of
 from sotto.methods.low_rank_config import LowRank
+from sotto.methods.rank_costs import encoder_costs
 from sotto.methods.sensitivity import WINDOWS, direction_sensitivities, spread
-from sotto.metrics.cost import count_parameters, encoder_flops, flops_by_module
-from sotto.surgery import layer_path
 
 COMPARED_WINDOWS = 32  # choices of ranks are held against each other on the same windows, so few of them tell
 
@@ -27,27 +26,32 @@ def choose_ranks(
     config: LowRank,
     principals: Mapping[Place, Principal],
     clips: ClipSource,
-) -> tuple[dict[Place, int], str]:
-    """The rank of every linear that is to be factored, and a note on how they were chosen, empty where asked for.
+) -> tuple[dict[Place, int], list[str]]:
+    """The rank of every linear that is to be factored, and notes on how they were chosen, none where asked for.
 
     A linear that is to stay whole is not named.
     """
     if config.thresholds is not None:
-        return ranks_by_threshold(recognizer, config, principals), ""
+        return ranks_by_threshold(recognizer, config, principals), []
+    costs = encoder_costs(recognizer, config, principals)
     candidates = {}
     if config.weighting in ("best", "relative"):
-        candidates["relative"] = ranks_by_budget(recognizer, config, relative_errors(principals))
+        candidates["relative"] = ranks_by_budget(config, costs, relative_errors(principals))
     if config.weighting in ("best", "sensitivity"):
         sensitivities = direction_sensitivities(recognizer, principals, spread(clips, WINDOWS), config.stacks)
         errors = {place: principals[place].energies * sensitivities[place] for place in principals}
-        candidates["sensitivity"] = ranks_by_budget(recognizer, config, errors)
-    if len(candidates) == 1:
-        return next(iter(candidates.values())), ""
-    found = divergences(recognizer, config, candidates, principals, clips)
-    best = min(found, key=lambda name: math.inf if math.isnan(found[name]) else found[name])
-    measured = ", ".join(f"{name} {nats:.3g}" for name, nats in found.items())
-    unit = f"nats a {recognizer.family.decision}"
-    return candidates[best], f"ranks weighted by {best}; divergence from the base in {unit}: {measured}"
+        candidates["sensitivity"] = ranks_by_budget(config, costs, errors)
+    best, notes = next(iter(candidates)), []
+    if len(candidates) > 1:
+        found = divergences(recognizer, config, candidates, principals, clips)
+        best = min(found, key=lambda name: math.inf if math.isnan(found[name]) else found[name])
+        measured = ", ".join(f"{name} {nats:.3g}" for name, nats in found.items())
+        unit = f"nats a {recognizer.family.decision}"
+        notes.append(f"ranks weighted by {best}; divergence from the base in {unit}: {measured}")
+    if config.time is not None:
+        left, threads = costs.left(candidates[best]), torch.get_num_threads()
+        notes.append(time_note(costs.total, left, config.runtime or "torch", threads))
+    return candidates[best], notes
 
 
 def divergences(
@@ -91,49 +95,23 @@ def ranks_by_threshold(
     return ranks
 
 
-def ranks_by_budget(recognizer: Recognizer, config: LowRank, errors: Mapping[Place, torch.Tensor]) -> dict[Place, int]:
+def ranks_by_budget(
+    config: LowRank, costs: EncoderCosts[Place], errors: Mapping[Place, torch.Tensor]
+) -> dict[Place, int]:
     """The ranks that leave least weighted output error within the budget, over all layers together.
 
     `errors[place][i]` is what dropping direction i costs. Raises SottoError where no ranks meet the budget.
     """
-    share, total, per_weight = budget_of(recognizer, config, errors)
-    choices: list[list[int | None]] = []
-    curves: list[Curve] = []
-    for place, energies in errors.items():
-        linear = linear_at(recognizer, place)
-        whole = per_weight[place] * weights_of(linear)
-        new_bias = linear.out_features if linear.bias is None and config.parameters is not None else 0
-        ranks, costs = [], []
-        for rank in range(config.rank_multiple, len(energies) + 1, config.rank_multiple):
-            cost = per_weight[place] * rank * (linear.in_features + linear.out_features) + new_bias
-            if cost < whole:
-                ranks.append(rank)
-                costs.append(cost)
-        lost = (energies.sum() - torch.cumsum(energies, 0)).clamp(min=0.0).tolist()
-        choices.append([*ranks, None])
-        curves.append(Curve((*costs, whole), (*(lost[rank - 1] for rank in ranks), 0.0)))
-    fixed = total - sum(curve.costs[-1] for curve in curves)  # what low rank cannot change
-    chosen = allocate(curves, share * total - fixed)
-    if chosen is None:
-        least = math.ceil(100 * (fixed + sum(curve.costs[0] for curve in curves)) / total) / 100
-        raise SottoError(f"the budget {share:g} cannot be met by low rank: the least that can be left is {least:.2f}")
-    picked = {place: options[index] for place, options, index in zip(errors, choices, chosen, strict=True)}
-    return {place: rank for place, rank in picked.items() if rank is not None}
-
-
-def budget_of(
-    recognizer: Recognizer, config: LowRank, errors: Mapping[Place, torch.Tensor]
-) -> tuple[float, float, dict[Place, float]]:
-    """(share to be left, the encoder's total, cost of one weight of each linear)."""
-    model = recognizer.model
-    if config.parameters is not None:
-        return config.parameters, float(count_parameters(model).encoder), dict.fromkeys(errors, 1.0)
-    assert config.flops is not None
-    frames = recognizer.family.window_frames
-    flops = flops_by_module(model, frames, tokens=1)
-    per_weight = {}
-    for place in errors:
-        stack, index, linear = place
-        path = layer_path(recognizer.architecture.stack(stack), index, linear)
-        per_weight[place] = flops[path] / weights_of(linear_at(recognizer, place))
-    return config.flops, float(encoder_flops(model, frames)), per_weight
+    assert config.budget is not None
+    lost = {
+        place: (energies.sum() - torch.cumsum(energies, 0)).clamp(min=0.0).tolist()
+        for place, energies in errors.items()
+    }
+    slower = "; narrower heads save time where factors do not: precede it by head_reduction"
+    return sizes_within(
+        config.budget,
+        costs,
+        lambda place, rank: float(lost[place][rank - 1]),
+        "low rank",
+        slower if config.time is not None else "",
+    )
