@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +14,27 @@ from sherpa_onnx import OfflineRecognizer
 
 from conformers import noise, wav2vec2_conformer
 from digits import CLIPS, MODEL
-from mixed_shapes import mixed
 from recognizers import recognizer as of_architecture
 from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip, DataConfig, open_data
-from sotto.decoding import Decoding, Transcription
+from sotto.decoding import Decoding
 from sotto.errors import SottoError
-from sotto.exports import export, open_export
+from sotto.exports import export
 from sotto.exports.onnx_models import OnnxGraph
 from sotto.exports.sherpa_graphs import AUDIO_CACHES, TOKEN_CACHES, kept_sizes
 from sotto.exports.sherpa_onnx_folder import whisper_metadata
-from sotto.opening import cost_of, open_model
-from tones import RATE, clip, square_wave, tiny_whisper, write_folder
+from tones import RATE, square_wave, tiny_whisper
 
 Both = tuple[Recognizer, Path]
 """A model, and the folder it was exported to."""
-KINDS = [("whisper", "dense"), ("whisper", "mixed"), ("parakeet", "mixed"), ("wav2vec2_conformer", "mixed")]
+WHISPERS = [("sherpa-onnx", "whisper", shapes) for shapes in ("dense", "mixed")]
 REFERENCES = Path(__file__).parents[2] / "benchmarks" / "reference"
 LEAD = np.zeros(RATE // 200, np.float32)  # half a step between frames: those of sherpa-onnx lie so much later
 
 
-@pytest.fixture(scope="module")
-def exported_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, str]], Both]:
-    @cache
-    def made(kind: tuple[str, str]) -> Both:
-        sizes = {"encoder_layers": 2, "decoder_layers": 2}
-        found = Recognizer(*tiny_whisper(**sizes)) if kind[0] == "whisper" else of_architecture(kind[0])
-        found.model.eval()
-        folder = tmp_path_factory.mktemp("export")
-        audio = write_folder(folder / "clips", ["one", "two", "three"], [0.6, 0.75, 0.9])
-        export(mixed(found) if kind[1] == "mixed" else found, folder / "out", to="sherpa-onnx", audio=audio)
-        return found, folder / "out"
-
-    return made
-
-
-@pytest.fixture(params=KINDS, ids=str)
-def both(request: pytest.FixtureRequest, exported_by: Callable[[tuple[str, str]], Both]) -> Both:
+@pytest.fixture(params=WHISPERS, ids="-".join)
+def whisper(request: pytest.FixtureRequest, exported_by: Callable[[Any], Both]) -> Both:
     return exported_by(request.param)
-
-
-@pytest.fixture(params=KINDS[:2], ids=str)
-def whisper(request: pytest.FixtureRequest, exported_by: Callable[[tuple[str, str]], Both]) -> Both:
-    return exported_by(request.param)
-
-
-def test_an_export_computes_what_the_model_computes(both: Both) -> None:
-    model, exported = both[0], open_export(both[1])
-    inputs = model.family.inputs([square_wave(300, 0.9), square_wave(200, 0.5)])
-    if model.model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.tensor([[1, 5, 9, 11], [1, 4, 2, 3]])
-    with torch.no_grad():
-        expected = model.family.logits(inputs)
-    torch.testing.assert_close(exported.family.logits(inputs), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_it_writes_what_the_model_writes(both: Both) -> None:
-    assert transcripts(open_export(both[1])) == transcripts(both[0])
-    assert transcripts(open_export(both[1]), timestamps=True) == transcripts(both[0], timestamps=True)
-
-
-def test_it_searches_as_the_model_searches(whisper: Both) -> None:
-    assert transcripts(open_export(whisper[1]), beams=2) == transcripts(whisper[0], beams=2)
-
-
-def transcripts(found: Recognizer, **settings: Any) -> list[Transcription]:
-    clips = [clip("one", 0.6), clip("two", 0.8), clip("three", 2.5)]
-    return list(found.family.transcribe(clips, Decoding(batch_size=2, **settings)))
-
-
-def test_it_is_measured_as_a_model_is(both: Both) -> None:
-    folder = both[1]
-    numbers, before = cost_of(open_model(folder), str(folder)), cost_of(both[0], "model")
-    assert (numbers.parameters, numbers.encoder_flops) == (before.parameters, before.encoder_flops)
-    assert numbers.bytes_on_disk == sum(path.stat().st_size for path in folder.glob("*.onnx"))
 
 
 def test_tokens_are_heard_up_to_the_offset_only(whisper: Both) -> None:
@@ -187,8 +133,8 @@ def heard(client: OfflineRecognizer, audio: NDArray[np.float32], lead: NDArray[n
     return str(stream.result.text.strip())
 
 
-def test_sherpa_writes_what_a_wav2vec2_conformer_writes(exported_by: Callable[[tuple[str, str]], Both]) -> None:
-    model, folder = exported_by(KINDS[3])
+def test_sherpa_writes_what_a_wav2vec2_conformer_writes(exported_by: Callable[[Any], Both]) -> None:
+    model, folder = exported_by(("sherpa-onnx", "wav2vec2_conformer", "mixed"))
     client = OfflineRecognizer.from_omnilingual_asr_ctc(str(folder / "model.onnx"), str(folder / "tokens.txt"))
     clips = [Clip(str(seed), noise(1 + 0.3 * seed, seed), RATE, "", "") for seed in range(3)]
     expected = [found.text for found in model.family.transcribe(clips, Decoding())]
@@ -214,8 +160,8 @@ def hiss(samples: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal(samples).astype(np.float32)
 
 
-def test_what_sherpa_reads_of_a_parakeet(exported_by: Callable[[tuple[str, str]], Both]) -> None:
-    model, folder = exported_by(KINDS[2])
+def test_what_sherpa_reads_of_a_parakeet(exported_by: Callable[[Any], Both]) -> None:
+    model, folder = exported_by(("sherpa-onnx", "parakeet", "mixed"))
     tokens = model.model.config.vocab_size
     assert metadata(folder / "model.onnx") == {
         "model_type": "EncDecCTCModelBPE",
