@@ -30,7 +30,7 @@ $(CLIENTS): tests/clients/package-lock.json
 	|| echo 'npm could not install transformers.js: exports are not tried in it; Node 20.9 or later brings npm'
 
 test: lint types $(CLIENTS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info tests/clients/node_modules
