@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import sotto.moments
 from sotto.moments import BLOCKS, Moments
@@ -138,31 +139,32 @@ PROCESS = """
 import runpy, sys
 import torch
 import torch.distributed
+from safetensors.torch import load_file, save_file
 
 rank, file, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 Moments = runpy.run_path(file)["Moments"]  # the file alone: the package takes long to import
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-rows = torch.load(f"{folder}/rows.pt")
+rows = load_file(f"{folder}/rows.safetensors")["rows"]
 for name, shares in {"shared": (rows[:300], rows[300:]), "lonely": (rows, rows[:0])}.items():
     moments = Moments(rows.shape[1], torch.device("cpu"))
     for piece in shares[rank].split(100) if len(shares[rank]) else ():
         moments.add(piece)
     moments.reduce()
-    found = {"count": moments.count, "mean": moments.mean, "covariance": moments.covariance}
-    torch.save(found, f"{folder}/{name} {rank}.pt")
+    found = {"count": torch.tensor(moments.count), "mean": moments.mean, "covariance": moments.covariance}
+    save_file(found, f"{folder}/{name} {rank}.safetensors")
 torch.distributed.destroy_process_group()
 """
 
 
 def test_processes_that_share_the_rows_end_with_the_moments_of_all(tmp_path: Path) -> None:
     rows = torch.cat((random_rows(300, 7), 5.0 + random_rows(211, 7, seed=1))).float()
-    torch.save(rows, tmp_path / "rows.pt")
+    save_file({"rows": rows}, tmp_path / "rows.safetensors")
     arguments = (sotto.moments.__file__, str(tmp_path))
     processes = [subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), *arguments]) for rank in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     alone = moments_of(rows.double())
-    for file in ("shared 0.pt", "shared 1.pt", "lonely 0.pt", "lonely 1.pt"):
-        found = torch.load(tmp_path / file)
+    for file in ("shared 0", "shared 1", "lonely 0", "lonely 1"):
+        found = load_file(tmp_path / f"{file}.safetensors")
         assert found["count"] == 511
         torch.testing.assert_close(found["mean"], alone.mean, rtol=1e-6, atol=1e-6)
         assert (found["covariance"] - alone.covariance).abs().max() < 1e-6 * alone.covariance.abs().max()

@@ -16,8 +16,7 @@ from torch import nn
 from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from sotto.errors import SottoError
-from sotto.exports.on_cpu import OnCpu
+from sotto.exports.on_cpu import OnCpu, refuse_attentions
 
 COMPUTED_IN = {"float16": "float32"}  # a CPU has no products in float16
 
@@ -70,8 +69,7 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         **_: Any,
     ) -> Seq2SeqLMOutput:
         """Logits (1, tokens from the prompt's last on, vocabulary) of one window; the decoder takes one by one."""
-        if output_attentions:
-            raise SottoError("an exported model gives no attentions; times of words need the checkpoint")
+        refuse_attentions(output_attentions)
         assert decoder_input_ids is not None
         heard: Any = input_features if encoder_outputs is None else encoder_outputs[0]
         (tokens,) = decoder_input_ids.tolist()

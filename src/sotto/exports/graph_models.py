@@ -17,8 +17,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
 
 from sotto.architectures import architecture_of
-from sotto.errors import SottoError
-from sotto.exports.on_cpu import OnCpu
+from sotto.exports.on_cpu import OnCpu, refuse_attentions
 
 Arrays = dict[str, NDArray[Any]]
 Graph = Callable[[Arrays], dict[str, torch.Tensor]]
@@ -63,8 +62,7 @@ class GraphWhisper(OnCpu, WhisperForConditionalGeneration):
         output_attentions: bool | None = None,
         **_: Any,
     ) -> Seq2SeqLMOutput:
-        if output_attentions:
-            raise SottoError("an exported model gives no attentions; times of words need the checkpoint")
+        refuse_attentions(output_attentions)
         assert decoder_input_ids is not None
         if encoder_outputs is None:
             assert input_features is not None

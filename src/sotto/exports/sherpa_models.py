@@ -6,23 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
-from sotto.exports.graph_models import Graph, GraphParakeet, GraphWav2Vec2Conformer, GraphWhisper
+from sotto.exports.graph_models import Graph, GraphEncoder, GraphParakeet, GraphWav2Vec2Conformer, GraphWhisper
 from sotto.exports.sherpa_graphs import AUDIO_CACHES, TOKEN_CACHES
 
 
-class SherpaEncoder(nn.Module):
+class SherpaEncoder(GraphEncoder):
     """Whisper's encoder, whose states are keys and values of the audio for all layers of the decoder."""
-
-    main_input_name = "input_features"
-
-    def __init__(self, graph: Graph) -> None:
-        super().__init__()
-        self.graph = graph
 
     def forward(self, input_features: torch.Tensor, **_: Any) -> BaseModelOutput:
         """States (batch, positions, twice the layers times the width)."""
