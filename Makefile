@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 CLIENTS := tests/clients/node_modules/.installed
-RUNTIME_TESTS := $(wildcard tests/exports/test_*.py) tests/methods/test_time_budgets.py tests/benchmarks/test_runtimes.py
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test lint types clean
@@ -30,10 +29,8 @@ $(CLIENTS): tests/clients/package-lock.json
 	@cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules/.installed \
 	|| echo 'npm could not install transformers.js: exports are not tried in it; Node 20.9 or later brings npm'
 
-# Training in torch breaks down in a process in which OpenVINO has computed: tests of runtimes have one for each file.
 test: lint types $(CLIENTS)
-	$(BIN)/python -m pytest --ignore=tests/exports $(RUNTIME_TESTS:%=--ignore=%)
-	for file in $(RUNTIME_TESTS); do $(BIN)/python -m pytest $$file || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info tests/clients/node_modules

@@ -14,6 +14,7 @@ import torch
 from sotto.checkpoint import DTYPES
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding
+from sotto.exports.signal_stack import signal_stack_kept
 from sotto.measurement import evaluate
 from sotto.metrics.errors import ErrorReport, measure_errors
 from sotto.opening import open_model
@@ -91,7 +92,8 @@ def openvino_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": hearing.threads}
     if precision == "float32":
         settings |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-    client = openvino_genai.WhisperPipeline(place, "CPU", **settings)
+    with signal_stack_kept():
+        client = openvino_genai.WhisperPipeline(place, "CPU", **settings)
     asked = {"language": f"<|{hearing.language}|>", "task": "transcribe", "max_new_tokens": TOKENS}
 
     def heard(clip: Clip) -> str:

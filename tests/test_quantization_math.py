@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sotto.quantization_math import (
@@ -23,6 +23,7 @@ from sotto.quantization_math import (
 
 BITS = st.sampled_from([4, 8])
 SCALES = st.sampled_from(["tensor", "channel", "block"])
+LEAST_NORMAL = 2.0**-14  # the smallest number that half precision keeps to all its digits
 
 
 def matrix(rows: int, columns: int, seed: int) -> torch.Tensor:
@@ -64,6 +65,7 @@ def test_rounding_moves_a_weight_by_half_a_step_at_most(
 ) -> None:
     weight = matrix(rows, columns, seed)
     scale = scale_of(weight, bits, scales)
+    assume(scale.min() >= LEAST_NORMAL)
     codes = to_codes(weight, scale, bits)
     assert codes.abs().max() <= largest_code(bits)
     moved = (from_codes(codes, scale) - weight).abs()
@@ -72,6 +74,15 @@ def test_rounding_moves_a_weight_by_half_a_step_at_most(
     again = scale_of(from_codes(codes, scale), bits, scales)
     torch.testing.assert_close(again, scale)  # what was rounded stays as it is
     assert torch.equal(to_codes(from_codes(codes, scale), again, bits), codes)
+
+
+@given(st.floats(1e-7, 1e-3), BITS)
+def test_tiny_weights_lose_what_their_scale_does(largest: float, bits: int) -> None:
+    """Below `LEAST_NORMAL` half precision has steps of 2^-24, and the largest code multiplies what one is off."""
+    weight = torch.tensor([[largest, -largest / 2, largest / 3]])
+    scale = scale_of(weight, bits, "channel")
+    moved = (from_codes(to_codes(weight, scale, bits), scale) - weight).abs()
+    assert (moved <= 0.5 * scale + largest_code(bits) * 2.0**-25 + 1e-3 * largest).all()
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(0, 1000), SCALES)

@@ -12,6 +12,7 @@ from transformers.cache_utils import EncoderDecoderCache
 
 from sotto.exports.graph_models import Arrays, Graph, GraphEncoder, GraphWhisper
 from sotto.exports.openvino_graphs import BEAMS
+from sotto.exports.signal_stack import signal_stack_kept
 
 
 class OpenVinoGraph:
@@ -21,7 +22,8 @@ class OpenVinoGraph:
         settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
         if exact:
             settings |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-        self.request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+        with signal_stack_kept():
+            self.request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
 
     def __call__(self, arrays: Arrays) -> dict[str, torch.Tensor]:
         found = self.request.infer(arrays)
