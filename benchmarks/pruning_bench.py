@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from results_file import check_folder
 from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource, DataConfig, open_data
@@ -227,17 +228,6 @@ def difference(before: ErrorReport, after: ErrorReport) -> dict[str, Any]:
 
 def ends(interval: Interval) -> list[float]:
     return [interval.low, interval.high]
-
-
-def check_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Raises SystemExit where `folder` holds models that were trained in another way."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / "settings.json", json.dumps(settings, indent=1)
-    with FileLock(folder / "settings.lock"):
-        if not path.is_file():
-            write_text(path, text)
-        if path.read_text() != text:
-            raise SystemExit(f"{folder} holds models trained with other settings; name another folder")
 
 
 def parser_for(description: str | None) -> argparse.ArgumentParser:

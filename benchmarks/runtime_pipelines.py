@@ -1,4 +1,4 @@
-"""Clips through what users of each runtime run: Sotto, openvino-genai, faster-whisper. Greedy, one by one."""
+"""Clips through Sotto, and through what else users of a runtime run: openvino-genai, faster-whisper. One by one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from sotto.checkpoint import DTYPES
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding
 from sotto.exports.signal_stack import signal_stack_kept
-from sotto.measurement import evaluate
 from sotto.metrics.errors import ErrorReport, measure_errors
 from sotto.opening import open_model
 from sotto.text import get_normalizer
@@ -53,11 +52,11 @@ class Hearing:
         return Decoding(language=self.language, batch_size=1, maximum_tokens=TOKENS)
 
 
-def hear(to: str, precision: str, place: str, hearing: Hearing) -> Heard:
-    """All clips through a runtime's own pipeline, warmed up by the first one; in its own process."""
+def hear(by: str, precision: str, place: str, hearing: Hearing) -> Heard:
+    """All clips through one of `PIPELINES`, warmed up by the first one; in its own process."""
     torch.set_num_threads(hearing.threads)
     clips = list(open_data(hearing.data, sampling_rate=RATE))
-    pipeline = PIPELINES[to](Path(place), precision, hearing)
+    pipeline = PIPELINES[by](Path(place), precision, hearing)
     pipeline(clips[0])
     start = time.perf_counter()
     texts = [pipeline(clip) for clip in clips]
@@ -67,22 +66,10 @@ def hear(to: str, precision: str, place: str, hearing: Hearing) -> Heard:
     return Heard(seconds, sum(clip.seconds for clip in clips), errors)
 
 
-def errors_in_sotto(dtype: str, place: str, hearing: Hearing) -> ErrorReport:
-    """WER of an artefact as Sotto runs it; in its own process."""
-    torch.set_num_threads(hearing.threads)
-    recognizer = open_model(place, device="cpu", dtype=DTYPES[dtype])
-    clips = open_data(hearing.data, sampling_rate=recognizer.sampling_rate)
-    return evaluate(recognizer, clips, hearing.decoding, get_normalizer(hearing.normalizer, hearing.language))
-
-
 def sotto_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
+    """`precision` of a checkpoint; an export's folder has its own, and takes float32."""
     recognizer = open_model(place, device="cpu", dtype=DTYPES[precision])
     return lambda clip: next(iter(recognizer.family.transcribe([clip], hearing.decoding))).text
-
-
-def onnx_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
-    """The folder says in which precision it is."""
-    return sotto_pipeline(place, "float32", hearing)
 
 
 def openvino_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
@@ -129,8 +116,7 @@ def faster_whisper_pipeline(place: Path, precision: str, hearing: Hearing) -> Pi
 
 
 PIPELINES: dict[str, Callable[[Path, str, Hearing], Pipeline]] = {
-    "torch": sotto_pipeline,
-    "onnx": onnx_pipeline,
+    "sotto": sotto_pipeline,
     "openvino": openvino_pipeline,
     "ctranslate2": faster_whisper_pipeline,
 }

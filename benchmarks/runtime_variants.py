@@ -12,10 +12,10 @@ from shapes import factor_at_random, random_whisper
 from sotto.calibration import places
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
-from sotto.methods import LowRank, StepContext, StructuredMagnitude, methods
+from sotto.methods import HeadReduction, LowRank, StepContext, StructuredMagnitude, methods
 from sotto.methods.factoring import reduce_where_cheaper
 from sotto.metrics.cost import count_parameters
-from sotto.surgery import get_linear
+from sotto.surgery import get_linear, layers_of, narrow_heads
 
 Change = Callable[[Recognizer], Recognizer]
 """Gives a smaller copy."""
@@ -48,6 +48,7 @@ def variants(calibration: ClipSource | None) -> Mapping[str, Change]:
         **{f"low-rank-{share}": partial(low_rank, share / 100, calibration) for share in (60, 50, 40)},
         "structured": structured,
         "both": partial(both, 0.4, calibration),
+        "narrow": partial(narrow, calibration),
     }
 
 
@@ -66,6 +67,19 @@ def structured(model: Recognizer) -> Recognizer:
     """Half of the encoder's heads and half of its neurons are taken out."""
     found = model.copy()
     methods.handler(STRUCTURED)(found, STRUCTURED, StepContext(Path()))
+    return found
+
+
+def narrow(calibration: ClipSource | None, model: Recognizer) -> Recognizer:
+    """The same, and then half of the channels of every head that is left."""
+    found = structured(model)
+    config = HeadReduction(head_dim=found.model.config.d_model // found.model.config.encoder_attention_heads // 2)
+    if calibration is None:
+        for stack, index in layers_of(found.model):
+            if stack.name == "encoder":
+                narrow_heads(found.model, stack, index, stack.attentions[0], config.head_dim)
+    else:
+        methods.handler(config)(found, config, StepContext(Path(), calibration=calibration))
     return found
 
 

@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from results_file import write_results
-from runtime_pipelines import PIPELINES, Heard, Hearing, errors_in_sotto, hear
+from results_file import check_folder, write_results
+from runtime_pipelines import PIPELINES, Heard, Hearing, hear
 from runtime_rows import COLUMNS, PLAIN, RUNTIMES, Row, cost_of_dense, dense_of, described, heading, line, written
 from runtime_variants import Change, random_base, variants
 from shapes import SHAPES
@@ -47,10 +47,11 @@ HEARD_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "runtime": COLUMNS["runtime"],
     "WER": lambda row: rate(row["errors"]["wer"]),
     "against dense torch": lambda row: with_interval(row["errors"]["against_dense"]),
-    "WER of the pipeline": lambda row: rate(row["pipeline"]["wer"]),
-    "RTFx of the pipeline": lambda row: f"{row['pipeline']['real_time_factor']:.1f}",
-    "× torch": lambda row: f"{row['pipeline']['against_torch']:.2f}",
-    "× own dense": lambda row: f"{row['pipeline']['against_dense']:.2f}",
+    "RTFx in Sotto": lambda row: real_time(row["sotto"]),
+    "× torch": lambda row: f"{row['sotto']['against_torch']:.2f}",
+    "× own dense": lambda row: f"{row['sotto']['against_dense']:.2f}",
+    "WER of its pipeline": lambda row: rate(row["pipeline"]["wer"]) if "pipeline" in row else "",
+    "RTFx of its pipeline": lambda row: real_time(row.get("pipeline")),
 }
 
 
@@ -58,6 +59,7 @@ def main() -> None:
     arguments = parsed()
     torch.set_num_threads(arguments.threads)
     folder = Path(arguments.folder or Path("runs") / "runtimes" / arguments.name)
+    check_folder(folder, {"model": arguments.shape or arguments.model, "calibration": arguments.calibration})
     base = random_base(arguments.shape) if arguments.shape else load(arguments.model, device="cpu")
     base.language = arguments.language
     clips = clips_of(arguments.calibration, base, SCALE_CLIPS if arguments.shape else CALIBRATION_CLIPS)
@@ -133,20 +135,24 @@ def timed(rows: Sequence[Row], timing: Timing, write: Callable[[list[dict[str, A
 
 
 def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Hearing, rounds: int) -> None:
-    """Put errors and the speed of each runtime's own pipeline beside the times of every row that has one."""
-    places = [number for number, row in enumerate(rows) if row.runtime.to in PIPELINES]
-    chosen = [rows[place] for place in places]
-    reports = in_turn([partial(errors_in_sotto, row.dtype, str(row.place), hearing) for row in chosen], 1)
-    asked = [partial(hear, row.runtime.to, row.runtime.precision, str(row.place), hearing) for row in chosen]
-    passes = in_turn(asked, rounds)
-    plain = chosen.index(dense_of(chosen, PLAIN))
+    """Put beside the times of every row errors and speed on real clips, in Sotto and in the runtime's own pipeline."""
+    openable = [(number, row) for number, row in enumerate(rows) if row.runtime.to != "whisper.cpp"]
+    asked = [(number, row, by) for number, row in openable for by in ("sotto", row.runtime.to) if by in PIPELINES]
+    calls = [
+        partial(hear, by, row.dtype if by == "sotto" else row.runtime.precision, str(row.place), hearing)
+        for _, row, by in asked
+    ]
+    found = in_turn(calls, rounds)
+    passes = {(row.name, by): each for (_, row, by), each in zip(asked, found, strict=True)}
+    plain = passes[dense_of(rows, PLAIN).name, "sotto"]
+    for number, row, by in asked:
+        own, dense = passes[row.name, by], passes[dense_of(rows, row.runtime).name, by]
+        results[number]["sotto" if by == "sotto" else "pipeline"] = speed_of(own, plain, dense)
+        if by == "sotto":
+            results[number]["errors"] = errors_of(own[0].errors, plain[0].errors)
     print(heading(list(HEARD_COLUMNS)))
-    for number, row in enumerate(chosen):
-        own = chosen.index(dense_of(chosen, row.runtime))
-        result = results[places[number]]
-        result["errors"] = errors_of(reports[number][0], reports[plain][0])
-        result["pipeline"] = speed_of(passes[number], passes[plain], passes[own])
-        print(line(result, HEARD_COLUMNS), flush=True)
+    for number, _ in openable:
+        print(line(results[number], HEARD_COLUMNS), flush=True)
 
 
 def errors_of(report: ErrorReport, dense: ErrorReport) -> dict[str, Any]:
@@ -174,6 +180,10 @@ def speed_of(passes: Sequence[Heard], plain: Sequence[Heard], own: Sequence[Hear
 def faster(passes: Sequence[Heard], than: Sequence[Heard]) -> float:
     """How many times as fast: the median over rounds."""
     return median(before.seconds / after.seconds for before, after in zip(than, passes, strict=True))
+
+
+def real_time(speed: dict[str, Any] | None) -> str:
+    return "" if speed is None else f"{speed['real_time_factor']:.1f}"
 
 
 def with_interval(difference: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ def test_every_way_has_its_rows(
     printed = capsys.readouterr().out
     assert printed.count("| TSPAR | lambda 10.0, seed 1, groups column/neuron, element 0.6, group -1.5 |") == 1
     monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only, "--steps=5"])
-    with pytest.raises(SystemExit, match="holds models trained with other settings"):
+    with pytest.raises(SystemExit, match="holds what was made with other settings"):
         structured_sparsity.main()
 
 
