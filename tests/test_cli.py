@@ -141,7 +141,8 @@ def test_a_typo_in_a_recipe(tmp_path: Path) -> None:
 
 def test_no_method_named(tmp_path: Path) -> None:
     assert "--low-rank" in refused("compress", MODEL, "-o", tmp_path / "run")
-    assert "--low-rank" in refused("compress", MODEL, "--quantize", 8, "--parameters", 0.5, "-o", tmp_path / "run")
+    assert "--low-rank" in refused("compress", MODEL, "--quantize", 8, "--time", 0.5, "-o", tmp_path / "run")
+    assert "give time" in refused("compress", MODEL, "--low-rank", "--runtime", "onnx", "-o", tmp_path / "run")
     (tmp_path / "r.yaml").write_text("base: x\n")
     assert "is a recipe" in refused("compress", tmp_path / "r.yaml", "--quantize", 8, "-o", tmp_path / "run")
 

@@ -78,6 +78,8 @@ def compress(
     mlp: Annotated[float | None, typer.Option(help="Energy to keep in feed-forward linears, like 0.999.")] = None,
     parameters: Annotated[float | None, typer.Option(help="Budget: share of the encoder's parameters.")] = None,
     flops: Annotated[float | None, typer.Option(help="Budget: share of the encoder's FLOPs.")] = None,
+    time: Annotated[float | None, typer.Option(help="Budget: share of the encoder's time, measured here.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="Where time is measured: torch (the default), onnx, ...")] = None,
     sequential: Annotated[bool, typer.Option("--sequential", help="Fit layer by layer; slower, more exact.")] = False,
     quantize: Annotated[int | None, typer.Option(help="Store the linears' weights in 8 or 4 bits.")] = None,
     calibration: Annotated[str | None, typer.Option(help="Audio to calibrate on; needs no transcripts.")] = None,
@@ -103,6 +105,8 @@ def compress(
         "mlp": mlp,
         "parameters": parameters,
         "flops": flops,
+        "time": time,
+        "runtime": runtime,
         "sequential": sequential or None,
     }
     roles = {

@@ -56,7 +56,8 @@ def test_every_way_has_its_rows(
             key: row[key] for key in ("wer", "wer_interval", "cer", "cer_interval", "against_dense")
         }
         assert row["beside"]["none"]["wer"] >= row["wer"]  # the model writes capitals or marks, or it does not
-    assert max(row["bytes"] for row in rows) == rows[0]["bytes"]
+    # in a model this small the names of packed tensors weigh as much as a sixth of the weights
+    assert all(row["bytes"] < rows[0]["bytes"] for row in rows if row["pruned"] > 0.25)
     printed = capsys.readouterr().out
     assert printed.count("| TSPAR | lambda 10.0, seed 1, groups column/neuron, element 0.6, group -1.5 |") == 1
     monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *short, *sweep, *only, "--steps=5"])

@@ -77,6 +77,16 @@ def test_an_export_that_computes_something_else_is_refused_and_nothing_is_left(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
 
 
+def test_a_runtime_that_cannot_run_it_is_told_by_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no position 449")
+
+    monkeypatch.setattr("sotto.exports.onnx_models.OnnxGraph.__call__", fail)
+    with pytest.raises(SottoError, match=r"onnx cannot run what was written \(no position 449\); nothing was left"):
+        export(of_architecture("parakeet"), tmp_path / "out", to="onnx", audio=clips_in(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
 def test_the_graph_of_later_tokens_is_proved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_other_logits(first: onnx.ModelProto, following: onnx.ModelProto) -> onnx.ModelProto:
         logits = following.graph.output[0].name

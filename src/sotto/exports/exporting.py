@@ -58,7 +58,10 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     try:
         with partial_folder(place.resolve()) as partial:
             notes = target.write(reference, partial, precision, clips)
-            found = agreement(reference, target.open(partial, precision), clips[:CLIPS])
+            try:
+                found = agreement(reference, target.open(partial, precision), clips[:CLIPS])
+            except RuntimeError as error:  # such as a text that runs out of the runtime's positions
+                raise SottoError(f"{to} cannot run what was written ({error}); nothing was left of it") from error
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(
                 target=to,
