@@ -72,14 +72,15 @@ def structured(model: Recognizer) -> Recognizer:
 
 def narrow(calibration: ClipSource | None, model: Recognizer) -> Recognizer:
     """The same, and then half of the channels of every head that is left."""
-    found = structured(model)
-    config = HeadReduction(head_dim=found.model.config.d_model // found.model.config.encoder_attention_heads // 2)
+    found, config = structured(model), model.model.config
+    channels = config.d_model // config.encoder_attention_heads // 2
     if calibration is None:
         for stack, index in layers_of(found.model):
             if stack.name == "encoder":
-                narrow_heads(found.model, stack, index, stack.attentions[0], config.head_dim)
+                narrow_heads(found.model, stack, index, stack.attentions[0], channels)
     else:
-        methods.handler(config)(found, config, StepContext(Path(), calibration=calibration))
+        reduction = HeadReduction(head_dim=channels)
+        methods.handler(reduction)(found, reduction, StepContext(Path(), calibration=calibration))
     return found
 
 

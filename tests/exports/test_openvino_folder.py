@@ -13,9 +13,11 @@ from digits import CLIPS, MODEL
 from mixed_shapes import mixed
 from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip, DataConfig, open_data
-from sotto.decoding import Decoding
+from sotto.decoding import Decoding, Segment
 from sotto.exports import export
+from sotto.exports.openvino_pipeline import segments_of
 from sotto.exports.signal_stack import signal_stack_kept
+from sotto.opening import open_model
 from tones import RATE, tiny_whisper, write_folder
 
 Both = tuple[Recognizer, Path]
@@ -90,3 +92,26 @@ def test_every_shape_can_be_calibrated(tmp_path: Path) -> None:
     record = export(found, tmp_path / "out", to="openvino", precision="int8-calibrated", audio=audio)
     assert 1e-4 < record.agreement.scores < 0.1
     assert found.structure == before
+
+
+def test_chunks_that_were_never_closed_last_until_their_window_ends() -> None:
+    chunks = [
+        (0.5, -1.0, "all of one"),
+        (6.4, 9.0, "closed"),
+        (9.2, -1.0, "open"),
+        (15.0, 15.5, ""),
+        (16.0, 16.5, "late"),
+    ]
+    assert list(segments_of(chunks, window=6.0, seconds=15.2)) == [
+        Segment(0.5, 6.0, "all of one"),
+        Segment(6.4, 9.0, "closed"),
+        Segment(9.2, 15.0, "open"),
+    ]
+
+
+def test_a_clip_of_some_samples_is_heard(whisper: Both) -> None:
+    clip = Clip("short", np.full(80, 0.1, np.float32), RATE, "", "")
+    before, after = (
+        each.family.transcribe([clip], Decoding(timestamps=True)) for each in (whisper[0], open_model(whisper[1]))
+    )
+    assert list(after) == list(before)

@@ -13,7 +13,8 @@ from sotto.checkpoint import Recognizer
 from sotto.data import Clip
 from sotto.exports.graph_models import ctc_model
 from sotto.exports.openvino_graphs import decoder_model, encoder_model, frame_model
-from sotto.exports.openvino_models import OpenVinoGraph, OpenVinoWhisper
+from sotto.exports.openvino_models import OpenVinoGraph, OpenVinoWhisper, settings_of
+from sotto.exports.openvino_pipeline import GenaiPipeline
 from sotto.exports.openvino_precision import in_precision
 from sotto.exports.settings import opened, write_settings
 from sotto.exports.targets import CALIBRATED
@@ -57,12 +58,17 @@ def expand_all(model: Any) -> None:
 def read(folder: Path, precision: str) -> Recognizer:
     """The export as a recogniser. In float32 it is computed in that, in others as OpenVINO sees fit on the machine."""
 
+    exact = precision == "float32"
+
     def graph(name: str) -> OpenVinoGraph:
-        return OpenVinoGraph(folder / f"{name}.xml", exact=precision == "float32")
+        return OpenVinoGraph(folder / f"{name}.xml", exact)
+
+    def pipeline() -> GenaiPipeline:
+        return GenaiPipeline(folder, settings_of(exact))
 
     return opened(
         folder,
         precision,
-        whisper=lambda config: OpenVinoWhisper(config, graph(ENCODER), graph(DECODER)),
+        whisper=lambda config: OpenVinoWhisper(config, graph(ENCODER), graph(DECODER), pipeline),
         ctc=lambda config: ctc_model(config, graph(FRAMES)),
     )

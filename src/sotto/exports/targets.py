@@ -74,7 +74,7 @@ TARGETS: Mapping[str, Target] = {
     "openvino": Target(
         "sotto.exports.openvino_folder",
         ("float32", "float16", "int8", CALIBRATED),
-        needs=("openvino", "openvino_tokenizers", "nncf", *ONNX),
+        needs=("openvino", "openvino_genai", "openvino_tokenizers", "nncf", *ONNX),
         files="openvino_*",
         calibrated=(CALIBRATED,),
         computed_in={"float16": "bfloat16"},

@@ -102,7 +102,9 @@ class Whisper(Family):
         return generation
 
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
-        return transcribe(self, clips, decoding)
+        """By a runtime's own pipeline where the model has one, which searches greedily."""
+        pipeline: Any = getattr(self.model, "pipeline", None) if decoding.beams == 1 else None
+        return transcribe(self, clips, decoding) if pipeline is None else pipeline.transcribe(self, clips, decoding)
 
     @contextmanager
     def window(self, seconds: float | None) -> Iterator[None]:

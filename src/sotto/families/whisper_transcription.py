@@ -42,11 +42,8 @@ def stream(
 def transcribe_batch(family: Family, batch: list[Clip], settings: dict[str, Any], timed: bool) -> list[Transcription]:
     model = family.model
     begin = timestamp_begin(model)
-    if timed and begin is None:
-        raise SottoError(
-            f"{batch[0].name}: needs timestamps, and the checkpoint's generation config names no "
-            "no_timestamps_token_id; take over generation_config.json of the checkpoint that it was tuned from"
-        )
+    if timed:
+        check_timestamps(model, batch[0])
     inputs = features(family, batch)
     forbidden = [] if timed or begin is None else [NoTimestamps(begin)]
     with evaluating(model), quiet_transformers():
@@ -58,6 +55,15 @@ def transcribe_batch(family: Family, batch: list[Clip], settings: dict[str, Any]
             return_segments=True,
         )
     return [transcription(family, clip, raw, timed) for clip, raw in zip(batch, found["segments"], strict=True)]
+
+
+def check_timestamps(model: Any, clip: Clip) -> None:
+    """Raises SottoError where the checkpoint has none."""
+    if timestamp_begin(model) is None:
+        raise SottoError(
+            f"{clip.name}: needs timestamps, and the checkpoint's generation config names no "
+            "no_timestamps_token_id; take over generation_config.json of the checkpoint that it was tuned from"
+        )
 
 
 def features(family: Family, batch: list[Clip]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,55 @@
+"""Whisper through openvino-genai's own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from openvino_genai import WhisperPipeline
+
+from sotto.data import Clip
+from sotto.decoding import Decoding, Segment, Transcription
+from sotto.exports.signal_stack import signal_stack_kept
+from sotto.families.family import Family
+from sotto.families.whisper_transcription import check_timestamps, generation_settings
+
+
+class GenaiPipeline:
+    """Clips one by one, greedily; long audio in windows by openvino-genai's own rules, which are Whisper's."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        with signal_stack_kept():
+            self.pipeline = WhisperPipeline(folder, "CPU", **settings)
+
+    def transcribe(self, family: Family, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
+        """Raises SottoError at once where the checkpoint knows no such language or task."""
+        settings = generation_settings(family.model, decoding)
+        for name in ("num_beams", "use_cache"):
+            del settings[name]
+        return (self.transcription(family, clip, decoding, settings) for clip in clips)
+
+    def transcription(self, family: Family, clip: Clip, decoding: Decoding, settings: dict[str, Any]) -> Transcription:
+        timed = decoding.timestamps or clip.seconds > family.window_seconds
+        if timed:
+            check_timestamps(family.model, clip)
+        shortest = family.processor.feature_extractor.n_fft  # openvino-genai refuses half of it; it pads to the window
+        audio = np.pad(clip.audio, (0, max(0, shortest - clip.audio.size)))
+        found = self.pipeline.generate(audio, return_timestamps=timed, **settings)
+        chunks = [(chunk.start_ts, chunk.end_ts, chunk.text.strip()) for chunk in found.chunks or ()]
+        segments = segments_of(chunks, family.window_seconds, clip.seconds)
+        return Transcription(clip.name, found.texts[0].strip(), clip.seconds, tuple(segments))
+
+
+def segments_of(chunks: Iterable[tuple[float, float, str]], window: float, seconds: float) -> Iterator[Segment]:
+    """Chunks (start, end, text) in seconds; one that was never closed, whose end is -1, lasts until its window ends.
+
+    A window of which nothing was closed is one chunk, and begins where the chunk before it ended.
+    """
+    before = 0.0
+    for start, given, text in chunks:
+        end = before + window if given < 0 else given
+        if text and before < seconds:
+            yield Segment(min(round(start, 2), seconds), min(round(end, 2), seconds), text)
+        before = end
