@@ -73,6 +73,24 @@ def heard(client: WhisperPipeline, audio: Any, **settings: Any) -> tuple[str, An
     return found.texts[0].strip(), times
 
 
+def test_openvino_genai_tells_the_times_of_words(tmp_path: Path) -> None:
+    """One is said after 0.6 s, nine after 1.2 s; the first word lasts from the window's start, as in Whisper."""
+    export(MODEL, tmp_path / "out", to="openvino", audio=CLIPS / "calibration")
+    clips = open_data(DataConfig(str(CLIPS / "test")), sampling_rate=RATE)
+    clip = next(clip for clip in clips if clip.text == "one nine")
+    with signal_stack_kept():
+        client = WhisperPipeline(tmp_path / "out", "CPU", INFERENCE_PRECISION_HINT="f32", word_timestamps=True)
+    words = client.generate(clip.audio, word_timestamps=True).words
+    assert [each.word for each in words] == [" one", " nine"]
+    assert [words[0].start_ts, words[0].end_ts, words[1].start_ts] == pytest.approx([0.0, 1.2, 1.2], abs=0.1)
+    assert words[1].start_ts < words[1].end_ts <= clip.seconds
+
+
+def test_where_a_layer_does_not_hear_audio_times_of_words_are_refused(whisper: Both) -> None:
+    decoder = openvino.Core().read_model(whisper[1] / "openvino_decoder_model.xml")
+    assert not any("encoder_attn" in node.get_friendly_name() for node in decoder.get_ops())
+
+
 def test_half_precision_takes_half(tmp_path: Path) -> None:
     found = Recognizer(*tiny_whisper(d_model=64, attention_heads=2))
     audio = write_folder(tmp_path / "clips", ["one", "two"], [0.6, 0.75])

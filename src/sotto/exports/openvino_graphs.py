@@ -99,6 +99,7 @@ def decoder_model(model: Any) -> openvino.Model:
     deaf = [f"{index}.encoder." for index, layer in enumerate(layers) if "encoder_attn" in layer.absent]
     heard = [name for name in names if name not in own and not name.startswith(tuple(deaf))]
     keep_states(found, own, heard)
+    name_cross_attentions(found, config.decoder_layers)
     return found
 
 
@@ -153,6 +154,19 @@ def keep_states(model: openvino.Model, own: Sequence[str], heard: Sequence[str])
         model.remove_parameter(start)
     model.add_sinks([sink for _, sink in states])
     model.validate_nodes_and_infer_types()
+
+
+def name_cross_attentions(model: openvino.Model, layers: int) -> None:
+    """For times of words openvino-genai 2026.4 finds attention to the audio by `encoder_attn` in its name.
+
+    It numbers what it finds, and takes that for the layer: where a layer has none, none gets the name, so that times of
+    words are refused instead of wrong.
+    """
+    nodes = [node for node in model.get_ordered_ops() if node.get_type_name() == "ScaledDotProductAttention"]
+    found = [node for node in nodes if node.input_value(1).get_node().get_type_name() == "ReadValue"]
+    if len(found) == layers:
+        for index, node in enumerate(found):
+            node.set_friendly_name(f"decoder.layers.{index}.encoder_attn")
 
 
 def growing(model: openvino.Model, name: str, beams: openvino.Node) -> State:
