@@ -76,11 +76,10 @@ def openvino_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline
     """OpenVINO takes a precision of its own but where float32 is asked for, as when Sotto opens it."""
     import openvino_genai
 
-    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": hearing.threads}
-    if precision == "float32":
-        settings |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    from sotto.exports.openvino_models import settings_of
+
     with signal_stack_kept():
-        client = openvino_genai.WhisperPipeline(place, "CPU", **settings)
+        client = openvino_genai.WhisperPipeline(place, "CPU", **settings_of(precision == "float32"))
     asked = {"language": f"<|{hearing.language}|>", "task": "transcribe", "max_new_tokens": TOKENS}
 
     def heard(clip: Clip) -> str:

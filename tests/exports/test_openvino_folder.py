@@ -1,5 +1,6 @@
 """Exports to OpenVINO: opened by OpenVINO and by openvino-genai, and held to the model that they were made of."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mixed_shapes import mixed
 from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Segment
+from sotto.errors import SottoError
 from sotto.exports import export
 from sotto.exports.openvino_pipeline import segments_of
 from sotto.exports.signal_stack import signal_stack_kept
@@ -89,6 +91,18 @@ def test_openvino_genai_tells_the_times_of_words(tmp_path: Path) -> None:
 def test_where_a_layer_does_not_hear_audio_times_of_words_are_refused(whisper: Both) -> None:
     decoder = openvino.Core().read_model(whisper[1] / "openvino_decoder_model.xml")
     assert not any("encoder_attn" in node.get_friendly_name() for node in decoder.get_ops())
+    with signal_stack_kept():
+        client = WhisperPipeline(whisper[1], "CPU", word_timestamps=True)
+    with pytest.raises(RuntimeError, match="cross_attention_qk_scaled_scores"):
+        client.generate(np.zeros(RATE, np.float32), word_timestamps=True)
+
+
+def test_a_damaged_tokenizer_is_said(whisper: Both, tmp_path: Path) -> None:
+    folder = shutil.copytree(whisper[1], tmp_path / "damaged")
+    (folder / "openvino_tokenizer.xml").write_text("no model")
+    found = open_model(folder)
+    with pytest.raises(SottoError, match=r"damaged: cannot be opened \(.*\); export the model again"):
+        list(found.family.transcribe([Clip("one", np.zeros(RATE, np.float32), RATE, "", "")], Decoding()))
 
 
 def test_half_precision_takes_half(tmp_path: Path) -> None:

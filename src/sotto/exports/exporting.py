@@ -14,7 +14,7 @@ from sotto.errors import SottoError
 from sotto.exports.capability import check_taken
 from sotto.exports.copies import floating_copy
 from sotto.exports.record import ExportRecord, read_record, write_record
-from sotto.exports.targets import target_named
+from sotto.exports.targets import reason_of, target_named
 from sotto.exports.verification import agreement, check
 from sotto.measurement import measure_cost
 from sotto.structure import to_json
@@ -61,7 +61,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
             try:
                 found = agreement(reference, target.open(partial, precision), clips[:CLIPS])
             except RuntimeError as error:  # such as a text that runs out of the runtime's positions
-                raise SottoError(f"{to} cannot run what was written ({error}); nothing was left of it") from error
+                raise SottoError(f"{to} cannot run what was written ({reason_of(error)}); nothing was left") from error
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(
                 target=to,

@@ -12,6 +12,7 @@ from openvino_genai import WhisperPipeline
 from sotto.data import Clip
 from sotto.decoding import Decoding, Segment, Transcription
 from sotto.exports.signal_stack import signal_stack_kept
+from sotto.exports.targets import damaged
 from sotto.families.family import Family
 from sotto.families.whisper_transcription import check_timestamps, generation_settings
 
@@ -20,8 +21,12 @@ class GenaiPipeline:
     """Clips one by one, greedily; long audio in windows by openvino-genai's own rules, which are Whisper's."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        with signal_stack_kept():
-            self.pipeline = WhisperPipeline(folder, "CPU", **settings)
+        """Raises SottoError where what it needs beside the graphs is damaged."""
+        try:
+            with signal_stack_kept():
+                self.pipeline = WhisperPipeline(folder, "CPU", **settings)
+        except RuntimeError as error:
+            raise damaged(folder, error) from error
 
     def transcribe(self, family: Family, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
         """Raises SottoError at once where the checkpoint knows no such language or task."""

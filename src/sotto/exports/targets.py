@@ -55,11 +55,15 @@ class Target:
         except SottoError:
             raise
         except Exception as error:  # every runtime has kinds of its own
-            raise SottoError(f"{folder}: cannot be opened ({reason_of(error)}); export the model again") from error
+            raise damaged(folder, error) from error
 
     def function(self, name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(import_module(self.module), name)
         return found
+
+
+def damaged(folder: Path, error: Exception) -> SottoError:
+    return SottoError(f"{folder}: cannot be opened ({reason_of(error)}); export the model again")
 
 
 def reason_of(error: Exception) -> str:
