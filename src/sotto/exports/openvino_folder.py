@@ -57,7 +57,6 @@ def expand_all(model: Any) -> None:
 
 def read(folder: Path, precision: str) -> Recognizer:
     """The export as a recogniser. In float32 it is computed in that, in others as OpenVINO sees fit on the machine."""
-
     exact = precision == "float32"
 
     def graph(name: str) -> OpenVinoGraph:

@@ -25,7 +25,7 @@ def signal_stack_kept() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    library = ctypes.CDLL(None, use_errno=True)
+    library = ctypes.CDLL(None)
     before = SignalStack()
     library.sigaltstack(None, ctypes.byref(before))
     try:
