@@ -44,7 +44,7 @@ from sotto.new_models.parakeet import scale_start
 from sotto.side_by_side import SideBySide, Timing, benchmark
 from sotto.surgery import get_linear, linears_of
 
-OWN_SETTINGS = ("recovery", "gate_rate")
+OWN_SETTINGS = ("recovery", "gate_rate", "seed")
 SAME_SIZE = 0.05  # by how much two models may differ in parameters to be compared with one another
 
 
@@ -66,13 +66,18 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
     of_linears = count_parameters(base.model).total / linears  # zeros are in linears only, but counted over all
     short, whole = arguments.recovery, arguments.steps + arguments.recovery
     distilled = LayerwiseDistillation(bench.model)
-    alone, taught = bench.fine_tuning(0, steps=whole), bench.fine_tuning(0, distilled, steps=whole)
-    after, after_taught = bench.fine_tuning(1, steps=short), bench.fine_tuning(1, distilled, steps=short)
+    seed = arguments.seed
+    gated, alone = bench.fine_tuning(seed).training, bench.fine_tuning(seed, steps=whole)
+    taught = bench.fine_tuning(seed, distilled, steps=whole)
+    after, after_taught = bench.fine_tuning(seed + 1, steps=short), bench.fine_tuning(seed + 1, distilled, steps=short)
 
     def gates(*terms: Any, **changes: Any) -> Callable[[float], list[Any]]:
         return lambda target: [
-            L0Pruning(bench.training, terms, target=target, gate_rate=arguments.gate_rate, **bench.learnt, **changes)
+            L0Pruning(gated, terms, target=target, gate_rate=arguments.gate_rate, **bench.learnt, **changes)
         ]
+
+    def taylor(target: float) -> list[Any]:
+        return [ImportancePruning(target, by="taylor", transcripts=bench.transcripts)]
 
     found = {
         "L0 and distillation": Way(gates(LayerwiseDistillation()), after_taught),
@@ -81,7 +86,8 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
         "L0 and distillation, latency": Way(gates(LayerwiseDistillation(), constraint="latency"), after_taught),
         "magnitude": Way(lambda target: [ImportancePruning(target)], alone),
         "magnitude and distillation": Way(lambda target: [ImportancePruning(target)], taught),
-        "Taylor": Way(lambda target: [ImportancePruning(target, by="taylor", transcripts=bench.transcripts)], alone),
+        "Taylor": Way(taylor, alone),
+        "Taylor and distillation": Way(taylor, taught),
         "layer dropping": Way(lambda target: [LayerDropping(encoder=max(1, round(layers * target)))], alone),
         "unstructured magnitude": Way(
             lambda target: [MagnitudePruning((1 - target) * of_linears, rounds=2, recovery=alone)], None
@@ -105,7 +111,7 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
             folder = f"{name.replace(', ', '-').replace(' ', '-').lower()}-{target:g}"
             make = partial(pruned, bench, folder, all_ways[name], target)
             found.append((name, target, bench.measured(f"{folder}-measured", make)))
-    whole = bench.fine_tuning(0, steps=arguments.steps + arguments.recovery)
+    whole = bench.fine_tuning(arguments.seed, steps=arguments.steps + arguments.recovery)
     dense = bench.measured("dense-measured", lambda: (bench.trained("dense", whole), ()))
     yield row_of(bench, "dense", dense, dense) | {"structure": dense.structure}
     first = next(iter(all_ways))
@@ -161,6 +167,7 @@ def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--recovery", type=int, default=300)
     parser.add_argument("--gate-rate", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings; another one needs another folder")
     parser.add_argument("--targets", type=float, nargs="*", default=[0.7, 0.5, 0.4, 0.3], help="shares that are left")
     parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")
     parser.add_argument("--rounds", type=int, default=3, help="of timing; none: 0")

@@ -95,7 +95,7 @@ def measured(bench: Bench, arguments: argparse.Namespace, name: str, kind: str) 
     def make() -> Made:
         source = arguments.teacher if name.startswith("Distil-Whisper") else None
         terms = ways(arguments.teacher, arguments.steps)[name]
-        recognizer = bench.trained(folder_of(name), replace(bench.fine_tuning(0, *terms), transcripts_from=source))
+        recognizer = bench.trained(folder_of(name), replace(bench.fine_tuning(arguments.seed, *terms), transcripts_from=source))
         quantization = KINDS[kind]
         if quantization is None:
             return recognizer, ()
@@ -116,9 +116,10 @@ def line(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--teacher", required=True)
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings; another one needs another folder")
     parser.add_argument("--ways", nargs="*", choices=list(ways("", 1)), help="those to measure; all, where not given")
     arguments = parser.parse_args()
-    bench, settings = opened(arguments, ("teacher",))
+    bench, settings = opened(arguments, ("teacher", "seed"))
     measured = printed(rows(bench, arguments), line)
     print(write_results(f"distillation-{arguments.name}", {"settings": settings, "rows": measured}))
 
