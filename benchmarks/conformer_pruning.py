@@ -110,7 +110,8 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
         for name in arguments.ways or all_ways:
             folder = f"{name.replace(', ', '-').replace(' ', '-').lower()}-{target:g}"
             make = partial(pruned, bench, folder, all_ways[name], target)
-            found.append((name, target, bench.measured(f"{folder}-measured", make)))
+            if bench.wanted(f"{folder}-measured"):
+                found.append((name, target, bench.measured(f"{folder}-measured", make)))
     whole = bench.fine_tuning(arguments.seed, steps=arguments.steps + arguments.recovery)
     dense = bench.measured("dense-measured", lambda: (bench.trained("dense", whole), ()))
     yield row_of(bench, "dense", dense, dense) | {"structure": dense.structure}

@@ -83,6 +83,8 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
     before = {kind: measured(bench, arguments, FINE_TUNED, kind) for kind in KINDS}
     for name in arguments.ways or ways(arguments.teacher, arguments.steps):
         for kind in kinds_of(name):
+            if not bench.wanted(file_of(name, kind)):
+                continue
             own = measured(bench, arguments, name, kind)
             yield row_of(bench, name, kind, own, before[kind] if name != FINE_TUNED else None)
 
@@ -91,17 +93,23 @@ def folder_of(name: str) -> str:
     return name.replace(" ", "-").replace(",", "").lower()
 
 
+def file_of(name: str, kind: str) -> str:
+    return f"{folder_of(name)}-{kind.replace(' ', '-')}"
+
+
 def measured(bench: Bench, arguments: argparse.Namespace, name: str, kind: str) -> Measured:
     def make() -> Made:
         source = arguments.teacher if name.startswith("Distil-Whisper") else None
         terms = ways(arguments.teacher, arguments.steps)[name]
-        recognizer = bench.trained(folder_of(name), replace(bench.fine_tuning(arguments.seed, *terms), transcripts_from=source))
+        recognizer = bench.trained(
+            folder_of(name), replace(bench.fine_tuning(arguments.seed, *terms), transcripts_from=source)
+        )
         quantization = KINDS[kind]
         if quantization is None:
             return recognizer, ()
         return recognizer, methods.handler(quantization)(recognizer, quantization, StepContext(bench.folder))
 
-    return bench.measured(f"{folder_of(name)}-{kind.replace(' ', '-')}", make)
+    return bench.measured(file_of(name, kind), make)
 
 
 def row_of(bench: Bench, way: str, kind: str, own: Measured, before: Measured | None) -> dict[str, Any]:

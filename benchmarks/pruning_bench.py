@@ -1,7 +1,8 @@
 """What benchmarks of training methods share: a model and its clips, how it is trained and measured, rows of results.
 
 What is trained and what is measured is kept in the benchmark's folder, so that a second call goes on, and several
-processes can share the work: each is given some of the ways, and a last call with all of them puts the rows together.
+processes can share the work: each is given some of the ways, and a last call with all of them puts the rows together,
+or, with `--known`, those that there are.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,15 @@ class Measured:
     machine: dict[str, Any]
     """that measured it: several may share the work"""
 
-    def errors(self, normalizer: Normalizer) -> ErrorReport:
-        names, references, hypotheses = zip(*self.transcripts, strict=True)
+    def errors(self, normalizer: Normalizer, left_out: Collection[str] = ()) -> ErrorReport:
+        """Over all clips but those that are left out, by their names."""
+        kept = (clip for clip in self.transcripts if clip[0] not in left_out)
+        names, references, hypotheses = zip(*kept, strict=True)
         return measure_errors(names, references, hypotheses, normalizer)
+
+    def loops(self, normalizer: Normalizer) -> set[str]:
+        """The clips of whose words some are said over and over: one of them can cost as much as a hundred others."""
+        return {clip.name for clip in self.errors(normalizer).per_clip if clip.repeated}
 
 
 Made = tuple[Recognizer, Sequence[str]]
@@ -91,6 +98,8 @@ class Bench:
     """name of the normaliser that gives what is learnt of the training transcripts"""
     beside: tuple[Normalizer, ...] = ()
     """by which the error rates are taken too, of the same transcripts"""
+    known: bool = False
+    """whether only that is put together which the folder holds already"""
     memory: bool = False
     """whether the peak memory of a process that loads and runs a model is measured, which takes seconds for each"""
 
@@ -129,9 +138,16 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / f"{name}.lock")
 
+    def wanted(self, name: str) -> bool:
+        """Whether what is measured under that name belongs to the rows."""
+        return not self.known or self.place(name).is_file()
+
+    def place(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
     def measured(self, name: str, make: Callable[[], Made]) -> Measured:
         """What `make` gives, measured; from disk where that is done on the same clips."""
-        path = self.folder / f"{name}.json"
+        path = self.place(name)
         measured_on = asdict(self.test) | {"memory": self.memory}
         with self.alone(f"{name}.json"):
             if path.is_file():
@@ -196,12 +212,19 @@ def row_of(bench: Bench, way: str, own: Measured, dense: Measured) -> dict[str, 
 
 
 def rates_of(bench: Bench, own: Measured, before: Measured | None) -> dict[str, Any]:
-    """Error rates after the normalizer and, `beside` them, after the others."""
+    """Error rates after the normalizer; `beside` it after the others; and of the clips in which neither model loops."""
 
-    def rates(normalizer: Normalizer) -> dict[str, Any]:
-        return error_rates(own.errors(normalizer), before.errors(normalizer) if before is not None else None)
+    def rates(normalizer: Normalizer, left_out: Collection[str] = ()) -> dict[str, Any]:
+        earlier = before.errors(normalizer, left_out) if before is not None else None
+        return error_rates(own.errors(normalizer, left_out), earlier)
 
-    return rates(bench.normalizer) | {"beside": {each.name: rates(each) for each in bench.beside}}
+    loops = [each.loops(bench.normalizer) for each in (own, before) if each is not None]
+    aside = set[str]().union(*loops)
+    return rates(bench.normalizer) | {
+        "beside": {each.name: rates(each) for each in bench.beside},
+        "loops": len(loops[0]),
+        "without_loops": rates(bench.normalizer, aside) if len(aside) < len(own.transcripts) else None,
+    }
 
 
 def error_rates(report: ErrorReport, before: ErrorReport | None) -> dict[str, Any]:
@@ -242,6 +265,7 @@ def parser_for(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--transcripts", default="none", help="what the model writes: a normalizer for what it learns")
     parser.add_argument("--beside", nargs="*", default=[], help="normalizers by which the error rates are taken too")
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--known", action="store_true", help="rows of what the folder holds: nothing is trained")
     parser.add_argument("--validation-samples", type=int, help="validation clips to draw")
     parser.add_argument("--test-samples", type=int, help="test clips to draw")
     return parser
@@ -276,6 +300,7 @@ def opened(
         arguments.folder,
         arguments.transcripts,
         tuple(get_normalizer(name) for name in arguments.beside),
+        arguments.known,
         memory,
     )
     return bench, settings

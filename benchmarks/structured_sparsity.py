@@ -181,7 +181,8 @@ def made(bench: Bench, case: Case) -> Made:
 
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The dense model is measured last, so that calls side by side, which all need it, train their own meanwhile."""
-    found = [(case, bench.measured(case.name, partial(made, bench, case))) for case in cases(bench, arguments)]
+    wanted = [case for case in cases(bench, arguments) if bench.wanted(case.name)]
+    found = [(case, bench.measured(case.name, partial(made, bench, case))) for case in wanted]
     dense = bench.measured(DENSE, lambda: (bench.trained("dense-0", bench.fine_tuning(0)), ()))
     yield row_of(bench, DENSE, dense, dense)
     for case, own in found:
