@@ -39,6 +39,7 @@ from sotto.methods import (
     LayerwiseDistillation,
     MagnitudePruning,
 )
+from sotto.methods.gate_costs import Constraint
 from sotto.metrics.cost import count_parameters
 from sotto.new_models.parakeet import scale_start
 from sotto.side_by_side import SideBySide, Timing, benchmark
@@ -76,8 +77,8 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
             L0Pruning(gated, terms, target=target, gate_rate=arguments.gate_rate, **bench.learnt, **changes)
         ]
 
-    def taylor(target: float) -> list[Any]:
-        return [ImportancePruning(target, by="taylor", transcripts=bench.transcripts)]
+    def taylor(target: float, constraint: Constraint = "parameters") -> list[Any]:
+        return [ImportancePruning(target, constraint, by="taylor", transcripts=bench.transcripts)]
 
     found = {
         "L0 and distillation": Way(gates(LayerwiseDistillation()), after_taught),
@@ -88,6 +89,7 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
         "magnitude and distillation": Way(lambda target: [ImportancePruning(target)], taught),
         "Taylor": Way(taylor, alone),
         "Taylor and distillation": Way(taylor, taught),
+        "Taylor and distillation, latency": Way(partial(taylor, constraint="latency"), taught),
         "layer dropping": Way(lambda target: [LayerDropping(encoder=max(1, round(layers * target)))], alone),
         "unstructured magnitude": Way(
             lambda target: [MagnitudePruning((1 - target) * of_linears, rounds=2, recovery=alone)], None
