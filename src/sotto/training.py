@@ -202,7 +202,9 @@ class SpeechTrainer(Trainer):
             logs |= {name: round(value.item(), 4) for name, value in terms.items()}
             own = terms[self.trained.family.loss_name].item()
             for objective in self.trained.objectives:
-                logs[f"{objective.name}_ratio"] = terms[str(objective.name)].item() / max(own, 1e-9)
+                parts = objective.parts(self.trained.model)  # type: ignore[operator]
+                compared = {str(objective.name): terms[str(objective.name)].item()} | parts
+                logs |= parts | {f"{name}_ratio": value / max(own, 1e-9) for name, value in compared.items()}
                 logs |= objective.logged(self.trained.model)  # type: ignore[operator]
         super().log(logs, start_time)
 

@@ -86,6 +86,10 @@ def test_calls_share_the_work_and_the_last_puts_it_together(
     structured_sparsity.main()
     assert {path: path.stat().st_mtime for path in kept} == kept
     assert rows_of(capsys.readouterr().out) == first
+    monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, "--known", "--lambdas", "1", "2"])
+    structured_sparsity.main()  # of all ways and lambdas, those that there are
+    assert rows_of(capsys.readouterr().out) == first
+    assert not list((tmp_path / "folder").glob("sgl-*-2-*"))
     monkeypatch.setattr("sys.argv", ["structured_sparsity.py", *words, *ways[2], "--test-samples=1"])
     structured_sparsity.main()  # the models as they are, measured anew
     changed = {path for path, time in kept.items() if path.stat().st_mtime != time and path.is_file()}

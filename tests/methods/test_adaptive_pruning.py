@@ -9,6 +9,7 @@ from sotto.architectures import architecture_of
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
 from sotto.methods import AdaptivePruning, StepContext, apply_adaptive_pruning
+from sotto.methods.hold_zeros import plain_weights
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.surgery import drop_module, layers_of, structure_of
@@ -129,8 +130,11 @@ def test_a_given_element_that_breaks_the_bound_is_an_error_too(tmp_path: Path) -
         assert torch.equal(weight, before[name])  # the model is as it was
 
 
-@pytest.mark.parametrize(("increase", "accepted", "most"), [(None, 0.35, 0.9), (None, 0.05, 0.3), (0.0, 0.35, 0.3)])
-def test_the_bound_is_what_the_recipe_accepts_unless_the_step_says_otherwise(
+@pytest.mark.parametrize(
+    ("increase", "accepted", "most"),
+    [(None, 0.35, 0.9), (None, 0.05, 0.3), (0.0, 0.35, 0.3), (25.0, 0.35, 0.9), (25.0, 0.2, 0.3)],
+)
+def test_the_bound_is_what_recipe_and_step_accept(
     increase: float | None, accepted: float, most: float, tmp_path: Path
 ) -> None:
     """WER is 10 % up to 30 % of zeros, and 30 % above: accepted only where the bound is above that."""
@@ -150,6 +154,68 @@ def test_the_first_pass_leaves_half_of_the_bound_to_the_second(tmp_path: Path) -
     assert 0.35 < zero_share(found.model) <= 0.4
 
 
+def test_the_second_pass_takes_the_norms_that_the_first_has_left(tmp_path: Path) -> None:
+    """A neuron of norm 1.66 has 0.5 left after the first pass; the others have 8 and 16, mean 12 and deviation 4."""
+    found = recognizer("whisper")
+    layer = found.model.model.encoder.layers[0]
+    with torch.no_grad():
+        for rows in (layer.fc1.weight, layer.fc2.weight.T):
+            rows[:64], rows[64:], rows[3] = 1.0, 2.0, 0.2
+        layer.fc1.weight[3, 0] = 0.5
+        element = 0.3 / float(layer.fc1.weight.std())
+    kinds: dict[str, Any] = {"attention": "head", "feed_forward": "neuron", "stacks": ("encoder",)}
+    config = AdaptivePruning(element=element, group=-2.72, remove=False, gather=False, **kinds)
+    apply_adaptive_pruning(found, config, StepContext(tmp_path))
+    assert (layer.fc1.weight == 0).all(1).nonzero().flatten().tolist() == [3]  # 12 - 2.72 * 4 = 1.1
+
+
+def test_zeros_that_are_left_are_held_in_a_recovery(tmp_path: Path) -> None:
+    """Also where neurons went and linears hear a part of their inputs."""
+    write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
+    Recognizer(*tiny_whisper()).save(tmp_path / "base")
+    training = {"steps": 2, "batch_size": 2, "evaluate_every": 2, "workers": 0, "keep": "last", "learning_rate": 1e-3}
+    recipe = {
+        "base": "base",
+        "data": {"train": {"path": "clips"}, "validation": {"path": "validation"}},
+        "language": "en",
+        "steps": [
+            {"adaptive_pruning": {"element": 0.5, "group": -0.5, "feed_forward": "neuron"}},
+            {"fine_tuning": {"training": training, "objectives": ["hold_zeros"]}},
+        ],
+    }
+    carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
+    pruned = load(tmp_path / "run" / "steps" / "1-adaptive_pruning" / "model").model
+    recovered = load(tmp_path / "run" / "model").model
+    before, after = (plain_weights(model) for model in (pruned, recovered))
+    assert any(layer.ffn_widths for layer in structure_of(pruned).stacks["encoder"].layers)
+    for path, weight in after.items():
+        assert torch.equal(weight == 0, before[path] == 0)
+    assert any(not torch.equal(weight, before[path]) for path, weight in after.items())
+
+
+def test_heads_that_tell_the_times_of_words_are_renumbered_or_missed(tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    found.model.generation_config.alignment_heads = [[0, 0], [0, 1], [1, 1]]
+    attention = found.model.model.decoder.layers[0].encoder_attn
+    with torch.no_grad():
+        attention.out_proj.weight[:, :16] = 0.0  # the first head of 16 channels says nothing
+    config = AdaptivePruning(element=0.0, group=-9.0, attention="head", gather=False)
+    notes = apply_adaptive_pruning(found, config, StepContext(tmp_path))
+    assert found.model.generation_config.alignment_heads == [[0, 0], [1, 1]]
+    assert "1 heads and 0 neurons taken out, 1 of them heads that tell the times of words" in notes
+
+
+def test_nothing_outside_of_the_layers_linears_is_pruned(tmp_path: Path) -> None:
+    for architecture in ARCHITECTURES:
+        found = recognizer(architecture)
+        before = {name: weight.clone() for name, weight in found.model.state_dict().items()}
+        config = AdaptivePruning(element=0.5, group=-1.0, remove=False, gather=False)
+        apply_adaptive_pruning(found, config, StepContext(tmp_path))
+        changed = {name for name, weight in found.model.state_dict().items() if not torch.equal(weight, before[name])}
+        assert changed == {f"{path}.weight" for path in linears(found.model)}
+
+
 def test_a_ctc_model_has_no_decoder_to_prune(tmp_path: Path) -> None:
     config = AdaptivePruning(element=0.5, group=-1.0, stacks=("decoder",))
     with pytest.raises(SottoError, match="stacks: the model has no decoder; it has: encoder"):
@@ -164,7 +230,10 @@ def test_a_search_needs_validation_clips(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rule": "cov_percentile", "element": 0.5}, "has thresholds of its own; leave out element and group"),
+        ({"rule": "cov_percentile", "element": 0.5}, "has thresholds of its own, and no groups; leave out element"),
+        ({"rule": "cov_percentile", "wer_increase": 1.0}, "has thresholds of its own, and no groups"),
+        ({"rule": "cov_percentile", "feed_forward": "neuron"}, "has thresholds of its own, and no groups"),
+        ({"element": 0.5, "group": -1.0, "wer_increase": 1.0}, "wer_increase bounds a search; leave out element"),
         ({"element": -0.1}, "element must not be negative, found -0.1"),
         ({"wer_increase": -1.0}, "wer_increase must not be negative, found -1.0"),
         ({"search_steps": -1}, "search_steps must not be negative, found -1"),

@@ -2,7 +2,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,22 @@ import sotto
 from recognizers import ARCHITECTURES, recognizer
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
-from sotto.methods import FineTuning, HoldZeros, MagnitudePruning, StepContext, StructuredMagnitude, methods
+from sotto.methods import (
+    FineTuning,
+    HoldZeros,
+    MagnitudePruning,
+    QuantizationAware,
+    StepContext,
+    StructuredMagnitude,
+    methods,
+)
 from sotto.methods.hold_zeros import plain_weights
-from sotto.methods.magnitude import zero_least_groups, zero_smallest_of
+from sotto.methods.magnitude import zero_least_groups
 from sotto.methods.sparse_group_lasso import SparseGroupLassoObjective
 from sotto.objectives import Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
-from sotto.surgery import structure_of
+from sotto.surgery import factor, structure_of
 from sotto.training import Training
 from tones import PITCHES, square_wave, write_folder
 
@@ -33,25 +41,23 @@ def apply(found: Recognizer, config: Any, folder: Path, **context: Any) -> list[
     return methods.handler(config)(found, config, StepContext(folder, **context))
 
 
-def zero_share(model: Any, stacks: tuple[str, ...] | None = None) -> float:
-    weights = plain_weights(model, stacks).values()
+def zero_share(model: Any, stack: str = "") -> float:
+    weights = [weight for path, weight in plain_weights(model).items() if stack in path]
     return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
-def matrices() -> list[torch.Tensor]:
-    return [torch.tensor([[1.0, -2.0], [3.0, -4.0]]), torch.tensor([[10.0, 0.5], [-30.0, 40.0]])]
-
-
-def test_the_smallest_of_each_layer_by_hand() -> None:
-    weights = matrices()
-    zero_smallest_of(weights, 0.5, "layer")
-    assert [weight.tolist() for weight in weights] == [[[0.0, 0.0], [3.0, -4.0]], [[0.0, 0.0], [-30.0, 40.0]]]
-
-
-def test_the_smallest_of_all_by_hand() -> None:
-    weights = matrices()
-    zero_smallest_of(weights, 0.5, "global")
-    assert [weight.tolist() for weight in weights] == [[[0.0, 0.0], [0.0, -4.0]], [[10.0, 0.0], [-30.0, 40.0]]]
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_every_matrix_loses_the_share_or_all_together(scope: Any, tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    with torch.no_grad():
+        found.model.model.encoder.layers[0].fc1.weight.mul_(100)
+    apply(found, MagnitudePruning(0.4, scope, remove=False), tmp_path)
+    zeros = {path: float((weight == 0).float().mean()) for path, weight in plain_weights(found.model).items()}
+    if scope == "layer":
+        assert all(share == pytest.approx(0.4, abs=0.001) for share in zeros.values())
+    else:
+        assert zeros["model.encoder.layers.0.fc1"] == pytest.approx(0.0, abs=0.02)
+        assert max(zeros.values()) > 0.45
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,8 @@ def test_one_shot_zeroes_the_share_asked_for(architecture: str, scope: Any, tmp_
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_whole_heads_and_neurons_go(architecture: str, tmp_path: Path) -> None:
     found = recognizer(architecture)
-    apply(found, StructuredMagnitude(heads=0.5, neurons=0.5), tmp_path)
+    heads = 0.0 if architecture == "wav2vec2_conformer_rotary" else 0.5
+    apply(found, StructuredMagnitude(heads=heads, neurons=0.5), tmp_path)
     for layer in structure_of(found.model).stacks["encoder"].layers:
         assert all(len(heads) == (1 if architecture == "whisper" else 2) for heads in layer.heads.values())
         assert bool(layer.heads) == (architecture != "wav2vec2_conformer_rotary")  # which cannot lose heads
@@ -90,11 +97,27 @@ def test_whole_heads_and_neurons_go(architecture: str, tmp_path: Path) -> None:
         assert found.family.logits(inputs).isfinite().all()
 
 
+def test_heads_that_cannot_go_are_left_as_they_are(tmp_path: Path) -> None:
+    found = recognizer("wav2vec2_conformer_rotary")
+    with pytest.raises(SottoError, match="attention with rotary positions keeps its heads; leave out heads"):
+        apply(found, StructuredMagnitude(heads=0.5), tmp_path)
+    assert zero_share(found.model) == 0.0
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_sparsity_comes_before_low_rank(scope: Any, tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    stack = found.architecture.stack("encoder")
+    factor(found.model, stack, 0, "fc1", torch.ones(2, 32), torch.ones(128, 2), torch.zeros(128))
+    with pytest.raises(SottoError, match="fc1 is factored; sparsity comes before low rank, or without it"):
+        apply(found, MagnitudePruning(0.4, scope), tmp_path)
+
+
 def test_one_stack_can_be_left_alone(tmp_path: Path) -> None:
     found = recognizer("whisper")
     apply(found, MagnitudePruning(0.5, stacks=("decoder",)), tmp_path)
-    assert zero_share(found.model, ("encoder",)) == 0.0
-    assert zero_share(found.model, ("decoder",)) > 0.4
+    assert zero_share(found.model, ".encoder.") == 0.0
+    assert zero_share(found.model, ".decoder.") > 0.4
 
 
 def test_zeros_are_held_while_the_rest_is_trained() -> None:
@@ -111,6 +134,26 @@ def test_zeros_are_held_while_the_rest_is_trained() -> None:
         assert (weight[0] == 0).all()
         assert (weight[1:] != 0).any()
     assert held.state_dict()  # a resumed run holds the same pattern
+
+
+@pytest.mark.parametrize("first", ["hold_zeros", "quantization_aware"])
+def test_zeros_are_held_while_weights_are_rounded(first: str) -> None:
+    found = recognizer("whisper")
+    weight = found.model.model.encoder.layers[0].fc1.weight
+    with torch.no_grad():
+        weight[0] = 0.0
+    settings = sorted([HoldZeros(), QuantizationAware()], key=lambda each: objectives.name_of(each) != first)
+    terms = [objectives.handler(each)(each, Setting(found.family)) for each in settings]
+    with ExitStack() as attached:
+        for term in terms:
+            attached.enter_context(term.attached(found.model))
+        with torch.no_grad():
+            weight.add_(1.0)
+        for term in terms:
+            term.after_step(found.model, 1, 0.1)
+    after = found.model.model.encoder.layers[0].fc1.weight
+    assert (after[0] == 0).all()
+    assert (after[1:] != 0).any()
 
 
 def test_held_weights_have_no_gradients_while_they_are_held() -> None:
@@ -169,7 +212,7 @@ def test_fine_tuning_is_a_step_with_terms_of_its_own(tmp_path: Path) -> None:
     assert echoed[0]["sparse_group_lasso"]["encoder_element"] == 20.0
     assert echoed[0]["sparse_group_lasso"]["attention"] == "column"  # a default
     assert echoed[1] == {"hold_zeros": {}}
-    assert zero_share(load(tmp_path / "run" / "model").model, ("encoder",)) > 0.1
+    assert zero_share(load(tmp_path / "run" / "model").model, ".encoder.") > 0.1
 
 
 def test_a_step_learns_from_a_list_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +309,7 @@ def test_a_penalised_step_that_was_killed_ends_as_if_it_had_not_been(
     resumed, whole = (load(tmp_path / name / "model").model.state_dict() for name in ("killed", "whole"))
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, msg=name)
-    assert zero_share(load(tmp_path / "whole" / "model").model, ("encoder",)) > 0.1
+    assert zero_share(load(tmp_path / "whole" / "model").model, ".encoder.") > 0.1
 
 
 def test_the_rounds_share_the_training_out_and_differ_in_their_clips(

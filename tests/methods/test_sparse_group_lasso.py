@@ -8,11 +8,13 @@ import torch
 import yaml
 
 from conformers import make
+from recognizers import ARCHITECTURES, recognizer
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
-from sotto.methods import SparseGroupLasso
+from sotto.methods import QuantizationAware, SparseGroupLasso
 from sotto.methods.sparse_group_lasso import SparseGroupLassoObjective
 from sotto.objectives import Setting, objectives
+from sotto.surgery import layer_path, linears_of
 from sotto.training_recipe import read_training_recipe, train_by_recipe
 from tones import PITCHES, tiny_whisper, write_folder
 
@@ -94,6 +96,28 @@ def test_shrinkage_gives_exact_zeros_and_the_loss_has_no_part_in_it() -> None:
     assert torch.equal(model.model.decoder.layers[0].fc1.weight, decoder)
 
 
+def test_weights_shrink_while_they_are_rounded() -> None:
+    recognizer = whisper()
+    model = recognizer.model
+    before = model.model.encoder.layers[0].fc1.weight.detach().clone()
+    rounded = objectives.handler(QuantizationAware())(QuantizationAware(), Setting(recognizer.family))
+    objective = built(recognizer, encoder_element=1.0, form="proximal")
+    with rounded.attached(model):
+        objective.after_step(model, 1, learning_rate=0.01)
+    after = model.model.encoder.layers[0].fc1.weight.detach()
+    torch.testing.assert_close(after, before.sign() * (before.abs() - 0.01).clamp(min=0))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_linears_of_the_layers_are_penalized_and_nothing_else(architecture: str) -> None:
+    found = recognizer(architecture)
+    objective = built(found, **{f"{stack.name}_element": 1.0 for stack in found.architecture.stacks})
+    sum(objective.terms(found.model).values()).backward()  # type: ignore[union-attr]
+    penalized = {name for name, weight in found.model.named_parameters() if weight.grad is not None}
+    layers = [f"{layer_path(*place)}.weight" for place in linears_of(found.model)]
+    assert penalized == set(layers)
+
+
 def test_groups_that_are_shorter_than_the_shrinkage_go_as_a_whole() -> None:
     recognizer = whisper()
     model = recognizer.model
@@ -109,6 +133,7 @@ def test_groups_that_are_shorter_than_the_shrinkage_go_as_a_whole() -> None:
     logged = objective.logged(model)
     assert logged["encoder.0_empty_groups"] == pytest.approx(64 / (2 * 32 * 128 + 4 * 32 * 32))
     assert logged["encoder.0_zero"] == pytest.approx(logged["encoder.0_empty_groups"])
+    assert objective.parts(model)["encoder_group"] > 0  # also where it is no part of the loss
 
 
 def test_near_zeros_are_told_from_zeros() -> None:
@@ -165,6 +190,8 @@ def test_fine_tuning_with_shrinkage_leaves_zeros_in_the_saved_model(tmp_path: Pa
 def test_the_terms_stand_in_the_log_beside_the_cross_entropy(tmp_path: Path) -> None:
     _, log = trained(tmp_path, {"encoder_element": 1.0, "decoder_group": 2.0})
     for entry in log:
+        for term in ("encoder_element", "decoder_group", "sparse_group_lasso"):
+            assert entry[f"{term}_ratio"] == pytest.approx(entry[term] / entry["cross_entropy"], rel=0.05)
         terms = entry["encoder_element"] + entry["decoder_group"]
         assert entry["sparse_group_lasso"] == pytest.approx(terms, rel=0.05)  # before and after the step
         assert math.isfinite(entry["cross_entropy"])

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sotto.methods.thresholds import (
+    among_smallest,
     largest_accepted,
     ratios_by_variation,
     zero_small_elements,
@@ -39,10 +40,33 @@ def test_the_share_that_goes_depends_on_the_variation_of_a_tensor() -> None:
 
 def test_the_smallest_share_goes() -> None:
     weight = torch.tensor([[0.1, -0.4], [0.3, -0.2]])
-    zero_smallest(weight, 0.5)
+    zero_smallest([weight], 0.5)
     torch.testing.assert_close(weight, torch.tensor([[0.0, -0.4], [0.3, 0.0]]))
-    zero_smallest(weight, 0.0)
+    zero_smallest([weight], 0.0)
     assert (weight == 0).sum() == 2
+
+
+def test_the_smallest_of_several_matrices_go_together() -> None:
+    first, second = torch.tensor([[1.0, -2.0], [3.0, -4.0]]), torch.tensor([[10.0, 0.5, -30.0, 40.0]])
+    zero_smallest([first, second], 0.5)
+    assert first.tolist() == [[0.0, 0.0], [0.0, -4.0]]
+    assert second.tolist() == [[10.0, 0.0, -30.0, 40.0]]
+
+
+def test_no_more_go_where_some_are_equal() -> None:
+    weight = torch.full((5, 4), 0.5)
+    zero_smallest([weight], 0.4)
+    assert (weight == 0).sum() == 8
+    assert among_smallest(torch.ones(5), 0.4).sum() == 2
+
+
+def test_the_largest_group_stays() -> None:
+    """Of two norms the larger is the mean plus the deviation, or by rounding a little less."""
+    for width in range(1, 40):
+        weight = torch.stack([torch.full((width,), 0.1), torch.full((width,), 0.7)], 1)
+        zero_small_groups([(weight, 1)], 2, 1.0)
+        assert (weight[:, 0] == 0).all()
+        assert (weight[:, 1] != 0).all()
 
 
 @given(st.floats(-1, 2), st.integers(0, 12))

@@ -42,8 +42,8 @@ class AdaptivePruning:
     """pass 2 zeroes groups whose norm, after pass 1, is below the mean norm of its set plus this many deviations;
     searched for if not given"""
     wer_increase: float | None = None
-    """what the search may cost: points of validation WER above the model before this step. Without it: what the recipe
-    accepts against its base, or nothing where it has no `accept`"""
+    """what the search may cost: points of validation WER above the model before this step, and no more than the recipe
+    accepts against its base. Without it: that, or nothing where the recipe has no `accept`"""
     search_steps: int = 6
     """halvings of the range in the search for one threshold"""
     attention: AttentionGroups = "column"
@@ -55,8 +55,16 @@ class AdaptivePruning:
     """drop the empty columns of other linears where hearing the rest only is measured to be faster on this machine"""
 
     def __post_init__(self) -> None:
-        if self.rule == "cov_percentile" and (self.element is not None or self.group is not None):
-            raise SottoError("rule cov_percentile has thresholds of its own; leave out element and group")
+        if self.rule == "cov_percentile" and (
+            any(value is not None for value in (self.element, self.group, self.wer_increase))
+            or (self.attention, self.feed_forward) != ("column", "column")
+        ):
+            raise SottoError(
+                "rule cov_percentile has thresholds of its own, and no groups; "
+                "leave out element, group, wer_increase, attention and feed_forward"
+            )
+        if self.wer_increase is not None and self.element is not None and self.group is not None:
+            raise SottoError("wer_increase bounds a search; leave out element, group or both, or wer_increase")
         if self.element is not None and self.element < 0:
             raise SottoError(f"element must not be negative, found {self.element}")
         if self.wer_increase is not None and self.wer_increase < 0:
@@ -100,8 +108,7 @@ def apply_adaptive_pruning(recognizer: Recognizer, config: AdaptivePruning, cont
     zero = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
     notes.append(f"{zero:.1%} of the weights of all linears in {named} are zero")
     if config.remove:
-        removed = remove_idle(model)
-        notes.append(f"{removed.heads} heads and {removed.neurons} neurons taken out")
+        notes.append(str(remove_idle(model)))
     if config.gather:
         count = gather_unheard(model, GatherTimes(recognizer).pays)
         notes.append(f"{count} linears hear a part of their inputs only")
@@ -115,7 +122,7 @@ def matrices(model: Any, sets: Sequence[Groups]) -> list[torch.Tensor]:
 @torch.no_grad()
 def prune_by_variation(weights: Sequence[torch.Tensor]) -> None:
     for weight, share in zip(weights, ratios_by_variation(weights), strict=True):
-        zero_smallest(weight, share)
+        zero_smallest([weight], share)
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,8 @@ def searched(
         most = start + (bound - start) / 2 if group is None else bound
         element = largest_accepted(*ELEMENT_RANGE, config.search_steps, lambda value: accepted(value, group, most))
         if element is None:
-            raise breaks("group" if group is not None else "nothing", group or 0.0, bound)
+            assert group is not None  # without a threshold the model is what it was, which is within every bound
+            raise breaks("group", group, bound)
     elif not accepted(element, None, bound):
         raise breaks("element", element, bound)
     if group is None:
@@ -193,9 +201,9 @@ def searched(
 
 def bound_of(start: float, config: AdaptivePruning, context: StepContext) -> float:
     """The most that validation WER may be, never below what it is before the step."""
-    if config.wer_increase is not None:
-        return start + config.wer_increase / 100
-    return max(start, context.accepted_wer if context.accepted_wer is not None else start)
+    bounds = [] if config.wer_increase is None else [start + config.wer_increase / 100]
+    bounds += [] if context.accepted_wer is None else [context.accepted_wer]
+    return max(start, min(bounds, default=start))
 
 
 def breaks(name: str, value: float, bound: float) -> SottoError:

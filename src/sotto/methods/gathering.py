@@ -11,6 +11,7 @@ from torch import nn
 
 from sotto.architectures import Stack
 from sotto.checkpoint import Recognizer
+from sotto.distribution import found_by_main
 from sotto.families import Ctc
 from sotto.layers import GatheredLinear
 
@@ -33,12 +34,16 @@ class GatherTimes:
         rows = rows_of(stack, linear, self.window)
         shape = (rows, inputs, kept, outputs)
         if shape not in self.known:
-            heard = torch.randn(1, rows, inputs, device=self.device, dtype=self.dtype)
-            whole = nn.Linear(inputs, outputs, device=self.device, dtype=self.dtype)
-            some = GatheredLinear(inputs, kept, outputs, bias=True, device=self.device, dtype=self.dtype)
-            some.columns.copy_(torch.arange(kept))
-            self.known[shape] = is_faster(lambda: some(heard), lambda: whole(heard), self.device)
+            # All processes of a distributed run must come to the same model.
+            self.known[shape] = found_by_main(lambda: self.measured(*shape))
         return self.known[shape]
+
+    def measured(self, rows: int, inputs: int, kept: int, outputs: int) -> bool:
+        heard = torch.randn(1, rows, inputs, device=self.device, dtype=self.dtype)
+        whole = nn.Linear(inputs, outputs, device=self.device, dtype=self.dtype)
+        some = GatheredLinear(inputs, kept, outputs, bias=True, device=self.device, dtype=self.dtype)
+        some.columns.copy_(torch.linspace(0, inputs - 1, kept).long())  # spread, as those of a pruned linear are
+        return is_faster(lambda: some(heard), lambda: whole(heard), self.device)
 
 
 def rows_of(stack: Stack, linear: str, window: int) -> int:

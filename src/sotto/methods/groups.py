@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch.nn.utils import parametrize
 
 from sotto.architectures import Attention, FeedForward, Stack
 from sotto.checkpoint import Recognizer
@@ -31,7 +32,7 @@ class Groups:
     count: int
 
     def members(self, model: Any) -> Members:
-        return [(model.get_submodule(path).weight, axis) for path, axis in self.linears]
+        return [(trained_weight(model.get_submodule(path)), axis) for path, axis in self.linears]
 
 
 def stacks_named(recognizer: Recognizer, names: Sequence[str]) -> list[Stack]:
@@ -102,4 +103,12 @@ def weight_of(model: Any, stack: Stack, layer: int, name: str) -> torch.Tensor:
     linear = get_linear(model, stack, layer, name)
     if isinstance(linear, FactoredLinear):
         raise SottoError(f"{layer_path(stack, layer, name)} is factored; sparsity comes before low rank, or without it")
-    return linear.weight
+    return trained_weight(linear)
+
+
+def trained_weight(linear: Any) -> torch.Tensor:
+    """(outputs, inputs): what an optimiser changes, where the linear computes with something made of it."""
+    if parametrize.is_parametrized(linear, "weight"):
+        linear = linear.parametrizations.weight
+        return linear.original  # type: ignore[no-any-return]
+    return linear.weight  # type: ignore[no-any-return]

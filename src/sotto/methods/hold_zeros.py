@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from torch import nn
 
 from sotto.examples import Batch
 from sotto.layers import FactoredLinear
+from sotto.methods.groups import trained_weight
 from sotto.objectives import Objective, Setting, objectives
 from sotto.surgery import get_linear, layer_path, linears_of
 
@@ -42,7 +43,7 @@ class HoldZerosObjective(Objective):
         with ExitStack() as hooks:
             for number, path in enumerate(self.paths):
                 pattern = self.get_buffer(f"pattern_{number}")
-                weight: Any = model.get_submodule(path).weight
+                weight = trained_weight(model.get_submodule(path))
                 hook = weight.register_hook(partial(without, pattern=pattern))
                 hooks.callback(hook.remove)
             yield
@@ -50,7 +51,7 @@ class HoldZerosObjective(Objective):
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, learning_rate: float) -> None:
         for number, path in enumerate(self.paths):
-            weight: Any = model.get_submodule(path).weight
+            weight = trained_weight(model.get_submodule(path))
             weight[self.get_buffer(f"pattern_{number}")] = 0.0
 
 
@@ -66,11 +67,11 @@ def build_hold_zeros(config: HoldZeros, setting: Setting) -> HoldZerosObjective:
     )
 
 
-def plain_weights(model: Any, stacks: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+def plain_weights(model: Any) -> dict[str, torch.Tensor]:
     """The weights (outputs, inputs) of the layers' linears that are not factored, by path from the model's root."""
     found: dict[str, torch.Tensor] = {}
-    for stack, layer, name in linears_of(model):
-        linear = get_linear(model, stack, layer, name)
-        if not isinstance(linear, FactoredLinear) and (stacks is None or stack.name in stacks):
-            found[layer_path(stack, layer, name)] = linear.weight
+    for place in linears_of(model):
+        linear = get_linear(model, *place)
+        if not isinstance(linear, FactoredLinear):
+            found[layer_path(*place)] = trained_weight(linear)
     return found

@@ -15,11 +15,13 @@ import torch
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.fine_tuning import FineTuning, fine_tune
-from sotto.methods.group_math import Members, scale_groups
-from sotto.methods.groups import groups_of, stacks_named
-from sotto.methods.hold_zeros import HoldZeros, plain_weights
+from sotto.methods.group_math import Members, group_size, scale_groups
+from sotto.methods.groups import groups_of, stacks_named, weight_of
+from sotto.methods.hold_zeros import HoldZeros
 from sotto.methods.method import StepContext, methods
 from sotto.methods.removal import remove_idle
+from sotto.methods.thresholds import among_smallest, zero_smallest
+from sotto.surgery import linears_of
 
 Scope = Literal["layer", "global"]
 
@@ -73,22 +75,23 @@ class StructuredMagnitude:
 
 @methods.register("magnitude_pruning", MagnitudePruning)
 def apply_magnitude_pruning(recognizer: Recognizer, config: MagnitudePruning, context: StepContext) -> list[str]:
-    """Prune `recognizer` in place."""
+    """Prune `recognizer` in place. Raises SottoError for a linear that is factored."""
     model = recognizer.model
-    stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
+    stacks = stacks_named(recognizer, config.stacks)
+    matrices = [weight_of(model, *place) for place in linears_of(model) if place[0] in stacks]
     notes = []
     for number in range(1, config.rounds + 1):
         share = 1 - (1 - config.share) ** (number / config.rounds)
         with torch.no_grad():
-            zero_smallest_of(list(plain_weights(model, stacks).values()), share, config.scope)
+            for weights in [[weight] for weight in matrices] if config.scope == "layer" else [matrices]:
+                zero_smallest(weights, share)
         if config.recovery is not None:
             wer = recovered(recognizer, config, context, number)
             notes.append(f"round {number}: {share:.1%} pruned, validation WER {wer:.2%} after recovery")
     if not notes:
         notes = [f"{config.share:.1%} pruned at once"]
     if config.remove:
-        removed = remove_idle(model)
-        notes.append(f"{removed.heads} heads and {removed.neurons} neurons taken out")
+        notes.append(str(remove_idle(model)))
     return notes
 
 
@@ -109,38 +112,26 @@ def recovered(recognizer: Recognizer, config: MagnitudePruning, context: StepCon
     return fine_tune(recognizer, held, context, context.folder / f"round-{number}")
 
 
-def zero_smallest_of(weights: Sequence[torch.Tensor], share: float, scope: Scope) -> None:
-    """Zero the smallest `share` of each matrix, or of all of them together. In place."""
-    if scope == "layer":
-        for weight in weights:
-            weight[weight.abs() <= quantile(weight.abs().flatten(), share)] = 0.0
-        return
-    threshold = quantile(torch.cat([weight.abs().flatten() for weight in weights]), share)
-    for weight in weights:
-        weight[weight.abs() <= threshold] = 0.0
-
-
-def quantile(values: torch.Tensor, share: float) -> torch.Tensor:
-    """The largest of the smallest `share` of the values, or -1 where that is none of them."""
-    count = round(share * values.numel())
-    return values.kthvalue(count).values if count else values.new_tensor(-1.0)
-
-
 @methods.register("structured_magnitude", StructuredMagnitude)
 def apply_structured_magnitude(recognizer: Recognizer, config: StructuredMagnitude, context: StepContext) -> list[str]:
-    """Take heads and neurons out of `recognizer` in place; every module keeps at least one."""
+    """Take heads and neurons out of `recognizer` in place; every module keeps at least one.
+
+    Raises SottoError where heads are to go and no attention can lose any.
+    """
     model = recognizer.model
+    stacks = stacks_named(recognizer, config.stacks)
+    if config.heads and all(attention.head_count is None for stack in stacks for attention in stack.attentions):
+        raise SottoError("structured_magnitude: attention with rotary positions keeps its heads; leave out heads")
     for kind, share in (("head", config.heads), ("neuron", config.neurons)):
         sets = [
             (groups.members(model), groups.count)
-            for stack in stacks_named(recognizer, config.stacks)
+            for stack in stacks
             for groups in groups_of(model, stack, "head", "neuron")
             if groups.kind == kind
         ]
         with torch.no_grad():
             zero_least_groups(sets, share, config.scope)
-    removed = remove_idle(model)
-    return [f"{removed.heads} heads and {removed.neurons} neurons taken out"]
+    return [str(remove_idle(model))]
 
 
 def zero_least_groups(sets: Sequence[tuple[Members, int]], share: float, scope: Scope) -> None:
@@ -148,14 +139,15 @@ def zero_least_groups(sets: Sequence[tuple[Members, int]], share: float, scope: 
     if not sets:
         return
     norms = [mean_absolute(members, count) for members, count in sets]
-    threshold = quantile(torch.cat(norms), share)
-    for (members, _), own in zip(sets, norms, strict=True):
-        least = quantile(own, share) if scope == "layer" else threshold
-        scale_groups(members, ((own > least) | (own == own.max())).to(own.dtype))
+    if scope == "layer":
+        least = [among_smallest(own, share) for own in norms]
+    else:
+        least = list(among_smallest(torch.cat(norms), share).split([len(own) for own in norms]))
+    for (members, _), own, gone in zip(sets, norms, least, strict=True):
+        scale_groups(members, (~gone | (own == own.max())).to(own.dtype))
 
 
 def mean_absolute(members: Members, count: int) -> torch.Tensor:
     """(count,): the mean size of a weight in every group, so that sets of other sizes compare."""
     sums: Any = sum(weight.abs().sum(1 - axis).view(count, -1).sum(1) for weight, axis in members)
-    size = sum(weight.numel() for weight, _ in members) // count
-    return sums / size  # type: ignore[no-any-return]
+    return sums / group_size(members, count)  # type: ignore[no-any-return]

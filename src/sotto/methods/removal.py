@@ -14,6 +14,7 @@ from sotto.architectures import Attention, FeedForward, Stack, architecture_of
 from sotto.architectures.table import get_setting
 from sotto.layers import FactoredLinear, ReducedAttention
 from sotto.surgery import (
+    alignment_heads_of,
     gather_inputs,
     get_linear,
     head_dim_of,
@@ -31,9 +32,15 @@ class Removed:
 
     heads: int = 0
     neurons: int = 0
+    alignment_heads: int = 0
 
     def __add__(self, other: Removed) -> Removed:
-        return Removed(self.heads + other.heads, self.neurons + other.neurons)
+        alignment_heads = self.alignment_heads + other.alignment_heads
+        return Removed(self.heads + other.heads, self.neurons + other.neurons, alignment_heads)
+
+    def __str__(self) -> str:
+        lost = f", {self.alignment_heads} of them heads that tell the times of words" if self.alignment_heads else ""
+        return f"{self.heads} heads and {self.neurons} neurons taken out{lost}"
 
 
 @torch.no_grad()
@@ -43,13 +50,13 @@ def remove_idle(model: Any) -> Removed:
     With no weights in, a neuron gives the activation of its bias, and a head the bias of its values, whatever is heard:
     that goes into the bias of the linear after it. The last head or neuron of a module stays.
     """
-    removed = Removed()
+    removed, aligned = Removed(), alignment_heads_of(model) or ()
     for stack, layer in layers_of(model):
         for attention in stack.attentions:
             removed += Removed(heads=remove_idle_heads(model, stack, layer, attention))
         for feed_forward in stack.feed_forwards:
             removed += Removed(neurons=remove_idle_neurons(model, stack, layer, feed_forward))
-    return removed
+    return removed + Removed(alignment_heads=len(aligned) - len(alignment_heads_of(model) or ()))
 
 
 def remove_idle_heads(model: Any, stack: Stack, layer: int, attention: Attention) -> int:

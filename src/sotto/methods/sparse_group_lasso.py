@@ -103,9 +103,14 @@ class SparseGroupLassoObjective(Objective):
                 shrink_groups(members, groups.count, learning_rate * stack.group, self.config.group_norm)
 
     @torch.no_grad()
+    def parts(self, model: nn.Module) -> dict[str, float]:
+        """Every term, in the loss or not."""
+        return {name: term.item() for name, term in self.terms(model).items()}
+
+    @torch.no_grad()
     def logged(self, model: nn.Module) -> dict[str, float]:
-        """Every term, and the shares of exact and of near zeros and of empty groups in every layer."""
-        found = {name: term.item() for name, term in self.terms(model).items()}
+        """The shares of exact and of near zeros and of empty groups in every layer."""
+        found: dict[str, float] = {}
         for name, stack in self.stacks.items():
             for layer in sorted({groups.layer for groups in stack.groups}):
                 own = [groups for groups in stack.groups if groups.layer == layer]

@@ -17,9 +17,13 @@ def zero_small_elements(weight: torch.Tensor, factor: float) -> None:
 
 
 def zero_small_groups(members: Members, count: int, factor: float) -> None:
-    """Zero the groups whose norm is below the mean norm plus `factor` (mostly negative) deviations. In place."""
+    """Zero the groups whose norm is below the mean norm plus `factor` (mostly negative) deviations. In place.
+
+    The largest stays.
+    """
     norms = squared_norms(members, count).sqrt()
-    scale_groups(members, (norms >= norms.mean() + factor * norms.std(correction=0)).to(norms.dtype))
+    kept = (norms >= norms.mean() + factor * norms.std(correction=0)) | (norms == norms.max())
+    scale_groups(members, kept.to(norms.dtype))
 
 
 def ratios_by_variation(weights: Sequence[torch.Tensor]) -> list[float]:
@@ -35,11 +39,18 @@ def ratios_by_variation(weights: Sequence[torch.Tensor]) -> list[float]:
     return [RATIOS[int(value > low) + int(value > high)] for value in variation]
 
 
-def zero_smallest(weight: torch.Tensor, share: float) -> None:
-    """Zero the given share of the elements, the smallest ones. In place."""
-    count = int(share * weight.numel())
-    if count:
-        weight[weight.abs() <= weight.abs().flatten().kthvalue(count).values] = 0.0
+def zero_smallest(weights: Sequence[torch.Tensor], share: float) -> None:
+    """Zero the given share of the elements of all matrices together, the smallest ones. In place."""
+    smallest = among_smallest(torch.cat([weight.abs().flatten() for weight in weights]), share)
+    for weight, gone in zip(weights, smallest.split([weight.numel() for weight in weights]), strict=True):
+        weight[gone.view_as(weight)] = 0.0
+
+
+def among_smallest(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Where the smallest `share` of the values are, and no more of them where some are equal."""
+    found = torch.zeros_like(values, dtype=torch.bool)
+    found[values.topk(round(share * values.numel()), largest=False).indices] = True
+    return found
 
 
 def largest_accepted(low: float, high: float, steps: int, accepted: Callable[[float], bool]) -> float | None:

@@ -56,6 +56,10 @@ class Objective(nn.Module):
         """What the log shows beside the term, wherever it shows losses."""
         return {}
 
+    def parts(self, model: nn.Module) -> dict[str, float]:
+        """Parts of the term by name, whose ratios to the family's own loss the log shows as well."""
+        return {}
+
 
 def no_checkpoint(name: str) -> Recognizer:
     raise SottoError(f"there is nothing here to open '{name}' with")

@@ -4,6 +4,7 @@ Every function changes the model in place and writes what it did into the record
 record and the shapes never part.
 """
 
+from sotto.surgery.alignment_heads import alignment_heads_of
 from sotto.surgery.applying import apply_structure
 from sotto.surgery.attention import expand_attention, head_dim_of, keep_heads, narrow_heads, reduce_attention
 from sotto.surgery.linears import factor, gather_inputs, merge, pack_linear, restore_inputs, unpack_linear
@@ -23,6 +24,7 @@ from sotto.surgery.stacks import keep_layers
 
 __all__ = [
     "Codes",
+    "alignment_heads_of",
     "apply_structure",
     "dequantize",
     "drop_module",
