@@ -1,5 +1,6 @@
 """Gates on modules and units: what they cost, what is decided, and that removal computes what the gated model did."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
-from sotto.methods.gate_decisions import carry_out, decide, share_of
+from sotto.methods.gate_decisions import carry_out, decide, left_note, share_of
 from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
@@ -214,6 +215,27 @@ def test_the_target_is_met_as_nearly_as_the_units_allow(kinds: Any) -> None:
     dearest = max(cost.costs[-1] for cost in costs.modules) / costs.whole
     coarse = dearest if kinds == ("modules",) else dearest_unit(gates, costs)
     assert target - coarse <= left <= target
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cheap_units_fill_what_dear_ones_leave(seed: int) -> None:
+    """Heads cost 5 % of the whole each, neurons and channels 0.1 % and less."""
+    generator = torch.Generator().manual_seed(seed)
+    gated = [replace(each, units=4 if each.channels > 1 else 64) for each in modules_of(recognizer("parakeet"))]
+    gates = Gates(gated, HardConcrete(), 0.9, True)
+    with torch.no_grad():
+        for location in gates.parameters():
+            location.normal_(2.0, 2.0, generator=generator)
+    gates.clamp()
+    tables = [ModuleCost((0.0, each.units), (0.1, 20.0 if each.channels > 1 else 6.0)) for each in gated]
+    costs = GateCosts(tuple(tables), rest=20.0, whole=20.0 + sum(table.costs[-1] for table in tables))
+    for target in (0.4, 0.6, 0.8):
+        assert 0.99 * target <= share_of(decide(gates, costs, target), costs) <= target
+
+
+def test_the_note_says_where_gates_come_no_closer() -> None:
+    assert left_note(0.495, 0.5, "flops") == "49.5% of the flops are left; the target was 50.0%"
+    assert left_note(0.469, 0.5, "flops").endswith("the target was 50.0%, and these gates come no closer")
 
 
 def test_heads_and_modules_are_open_at_first() -> None:
