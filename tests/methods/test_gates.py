@@ -10,7 +10,7 @@ from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
-from sotto.methods.gate_decisions import carry_out, decide, left_note, share_of
+from sotto.methods.gate_decisions import carry_out, decide, left_notes, share_of
 from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
@@ -233,9 +233,17 @@ def test_cheap_units_fill_what_dear_ones_leave(seed: int) -> None:
         assert 0.99 * target <= share_of(decide(gates, costs, target), costs) <= target
 
 
-def test_the_note_says_where_gates_come_no_closer() -> None:
-    assert left_note(0.495, 0.5, "flops") == "49.5% of the flops are left; the target was 50.0%"
-    assert left_note(0.469, 0.5, "flops").endswith("the target was 50.0%, and these gates come no closer")
+def test_notes_say_where_gates_come_no_closer_and_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    costs = GateCosts((), rest=4.0, whole=4.0)
+    (met,) = left_notes(found, 0.495, costs, "parameters", 0.5)
+    assert met == "49.5% of the parameters are left; the target was 50.0%"
+    (missed,) = left_notes(found, 0.469, costs, "parameters", 0.5)
+    assert missed.endswith("the target was 50.0%, and these gates come no closer")
+    monkeypatch.setattr("sotto.methods.gate_decisions.whole_seconds", lambda heard: 3.0 if heard is found else 0.0)
+    expected, measured = left_notes(found, 0.5, costs, "latency", 0.5)
+    assert expected.startswith("50.0% of the latency are expected to be left")
+    assert measured == "the whole pruned model was measured to take 75.0% of the latency before"
 
 
 def test_heads_and_modules_are_open_at_first() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Sequence
@@ -124,14 +123,21 @@ def units_at(share: float, units: int) -> int:
     return max(1, round(share * units))
 
 
-@torch.no_grad()
 def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) -> tuple[list[float], float]:
     """Median seconds of every module, and of the whole run over a window, where modules have that share of units."""
-    model = copy.deepcopy(recognizer.model)
+    narrowed = recognizer.copy()
     for each in gated:
         if each.has_units:
-            each.keep(model, range(units_at(share, each.units)))
-    clocks = [Clock(model, each.parts[0], each.parts[-1]) for each in gated]
+            each.keep(narrowed.model, range(units_at(share, each.units)))
+    clocks = [Clock(narrowed.model, each.parts[0], each.parts[-1]) for each in gated]
+    whole = whole_seconds(narrowed)
+    return [statistics.median(clock.seconds[1:]) for clock in clocks], whole
+
+
+@torch.no_grad()
+def whole_seconds(recognizer: Recognizer) -> float:
+    """Median seconds of repeated runs over a window."""
+    model = recognizer.model
     silence = np.zeros(round(recognizer.window_seconds * recognizer.sampling_rate), dtype=np.float32)
     inputs = recognizer.family.inputs([silence])
     if model.config.is_encoder_decoder:
@@ -143,7 +149,7 @@ def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) ->
             model(**inputs)
             synchronize(model)
             totals.append(time.perf_counter() - start)
-    return [statistics.median(clock.seconds[1:]) for clock in clocks], statistics.median(totals[1:])
+    return statistics.median(totals[1:])
 
 
 class Clock:

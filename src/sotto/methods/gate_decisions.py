@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from sotto.architectures import Attention
-from sotto.methods.gate_costs import Constraint, GateCosts
+from sotto.checkpoint import Recognizer
+from sotto.distribution import found_by_main
+from sotto.methods.gate_costs import Constraint, GateCosts, whole_seconds
 from sotto.methods.gated_modules import GatedModule, of_inputs
 from sotto.methods.gates import Gates
 
@@ -96,9 +98,19 @@ def share_of(decisions: Sequence[Decision], costs: GateCosts) -> float:
     return float(costs.share([((count > 0).float(), count) for count in kept]))
 
 
-def left_note(left: float, target: float, constraint: Constraint) -> str:
+def left_notes(
+    recognizer: Recognizer, left: float, costs: GateCosts, constraint: Constraint, target: float
+) -> list[str]:
+    """How much is left of the cost, by `costs`; of time also what is measured of the pruned `recognizer`."""
     missed = ", and these gates come no closer" if left < (1 - TOLERANCE) * target else ""
-    return f"{left:.1%} of the {constraint} are left; the target was {target:.1%}{missed}"
+    aim = f"the target was {target:.1%}{missed}"
+    if constraint != "latency":
+        return [f"{left:.1%} of the {constraint} are left; {aim}"]
+    measured = found_by_main(lambda: whole_seconds(recognizer)) / costs.whole
+    return [
+        f"{left:.1%} of the latency are expected to be left, from times of its modules apart; {aim}",
+        f"the whole pruned model was measured to take {measured:.1%} of the latency before",
+    ]
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from sotto.errors import SottoError
 from sotto.examples import Example, examples_of
 from sotto.families import evaluating
 from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
-from sotto.methods.gate_decisions import Decision, around, carry_out, left_note, share_of
+from sotto.methods.gate_decisions import Decision, around, carry_out, left_notes, share_of
 from sotto.methods.gated_modules import GatedModule, Kind, gated_modules
 from sotto.methods.gates import gated_by
 from sotto.methods.groups import stacks_named
@@ -79,7 +79,7 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
             f"a target of {config.target:g} cannot be reached"
         )
     carry_out(recognizer.model, gated, decisions)
-    return [left_note(left, config.target, config.constraint)]
+    return left_notes(recognizer, left, costs, config.constraint, config.target)
 
 
 def largest_of_each(

@@ -23,7 +23,7 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.methods.fine_tuning import FineTuning, fine_tune
 from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
-from sotto.methods.gate_decisions import carry_out, decide, least_share, left_note, share_of
+from sotto.methods.gate_decisions import carry_out, decide, least_share, left_notes, share_of
 from sotto.methods.gated_modules import KINDS, GatedModule, Kind, gated_modules
 from sotto.methods.gates import Gates
 from sotto.methods.groups import stacks_named
@@ -157,7 +157,7 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
     ]
     return [
         f"gates trained for {config.training.steps} steps; validation WER with them {wer:.2%}",
-        left_note(share_of(decisions, costs), config.target, config.constraint),
+        *left_notes(recognizer, share_of(decisions, costs), costs, config.constraint, config.target),
         f"the gates learnt to leave {learnt:.1%}",
         f"modules taken out: {', '.join(absent) or 'none'}",
     ]
