@@ -1,5 +1,6 @@
 """L0 pruning: the Lagrangian by hand, its own rates, and a run from training to a pruned checkpoint."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from recognizers import recognizer
+from recognizers import recognizer, scores
 from sotto import compress
 from sotto.checkpoint import load
 from sotto.data import DataConfig, open_data
@@ -24,6 +25,8 @@ from sotto.methods.gates import Gates
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.l0_pruning import L0Objective, kept_costs
 from sotto.metrics.cost import count_parameters
+from sotto.recipe import parse_recipe
+from sotto.run import carry_out as run_recipe
 from sotto.training import Training
 from tones import PITCHES, write_folder
 
@@ -96,6 +99,45 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
     assert loaded.structure == pruned.structure
     healed = compress(loaded, healing, language="en", **data)
     assert count_parameters(healed.model).total == count_parameters(pruned.model).total
+
+
+def test_a_recipe_prunes_and_recovers_and_goes_on_after_the_gates(clips: Path, tmp_path: Path) -> None:
+    dense = recognizer("parakeet")
+    dense.save(tmp_path / "dense")
+    common = {"batch_size": 2, "workers": 0, "keep": "last"}
+    gates = {
+        "target": 0.7,
+        "gate_rate": 0.3,
+        "objectives": [{"layerwise_distillation": {}}],
+        "training": common | {"steps": 20, "evaluate_every": 20},
+    }
+    recovery = {
+        "objectives": [{"layerwise_distillation": {"teacher": "dense"}}],
+        "training": common | {"steps": 2, "evaluate_every": 2},
+    }
+    values = {
+        "base": "dense",
+        "language": "en",
+        "data": {role: {"path": str(clips / role)} for role in ("train", "validation")},
+        "steps": [{"l0_pruning": gates}, {"fine_tuning": recovery}],
+    }
+    recipe = parse_recipe(values, "recipe.yaml")
+    run, first, second = tmp_path / "run", [], []
+    numbers = run_recipe(recipe, tmp_path, run, first.append)
+    whole, pruned, recovered = (model.parameters.total for model in numbers.models)
+    assert 0.6 * whole <= pruned <= 0.7 * whole
+    assert recovered == pruned
+    before, after = (load(run / "steps" / step / "model") for step in ("1-l0_pruning", "2-fine_tuning"))
+    assert after.structure == before.structure
+    assert any(layer.absent or layer.heads or layer.ffn_widths for layer in after.structure.stacks["encoder"].layers)
+    assert (scores(after) - scores(before)).abs().max() > 1e-6
+
+    shutil.rmtree(run / "steps" / "2-fine_tuning")  # as if it had been stopped after the gates
+    shutil.rmtree(run / "model")
+    again = run_recipe(recipe, tmp_path, run, second.append)
+    assert "l0_pruning: finished already" in second
+    assert [model.parameters for model in again.models] == [model.parameters for model in numbers.models]
+    torch.testing.assert_close(scores(load(run / "model")), scores(after), rtol=1e-4, atol=1e-4)
 
 
 def test_training_moves_gates_and_multipliers_as_far_as_their_rate_says(clips: Path, tmp_path: Path) -> None:
