@@ -17,7 +17,7 @@ from sotto import compress
 from sotto.checkpoint import load
 from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
-from sotto.methods import FineTuning, L0Pruning, LayerwiseDistillation, StepContext, methods
+from sotto.methods import FineTuning, L0Pruning, LayerwiseDistillation, LowRank, Quantization, StepContext, methods
 from sotto.methods.fine_tuning import fine_tune
 from sotto.methods.gate_costs import gate_costs
 from sotto.methods.gated_modules import gated_modules
@@ -25,8 +25,10 @@ from sotto.methods.gates import Gates
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.l0_pruning import L0Objective, kept_costs
 from sotto.metrics.cost import count_parameters
+from sotto.quantized_layers import QuantizedLinear
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out as run_recipe
+from sotto.surgery import drop_module, keep_channels
 from sotto.training import Training
 from tones import PITCHES, write_folder
 
@@ -115,15 +117,15 @@ def test_a_recipe_prunes_and_recovers_and_goes_on_after_the_gates(clips: Path, t
         "objectives": [{"layerwise_distillation": {"teacher": "dense"}}],
         "training": common | {"steps": 2, "evaluate_every": 2},
     }
-    values = {
+    values: dict[str, Any] = {
         "base": "dense",
         "language": "en",
         "data": {role: {"path": str(clips / role)} for role in ("train", "validation")},
         "steps": [{"l0_pruning": gates}, {"fine_tuning": recovery}],
     }
     recipe = parse_recipe(values, "recipe.yaml")
-    run, first, second = tmp_path / "run", [], []
-    numbers = run_recipe(recipe, tmp_path, run, first.append)
+    run = tmp_path / "run"
+    numbers = run_recipe(recipe, tmp_path, run, print)
     whole, pruned, recovered = (model.parameters.total for model in numbers.models)
     assert 0.6 * whole <= pruned <= 0.7 * whole
     assert recovered == pruned
@@ -134,8 +136,9 @@ def test_a_recipe_prunes_and_recovers_and_goes_on_after_the_gates(clips: Path, t
 
     shutil.rmtree(run / "steps" / "2-fine_tuning")  # as if it had been stopped after the gates
     shutil.rmtree(run / "model")
-    again = run_recipe(recipe, tmp_path, run, second.append)
-    assert "l0_pruning: finished already" in second
+    said: list[str] = []
+    again = run_recipe(recipe, tmp_path, run, said.append)
+    assert "l0_pruning: finished already" in said
     assert [model.parameters for model in again.models] == [model.parameters for model in numbers.models]
     torch.testing.assert_close(scores(load(run / "model")), scores(after), rtol=1e-4, atol=1e-4)
 
@@ -199,6 +202,28 @@ def test_an_interrupted_run_goes_on_with_its_gates_and_multipliers(clips: Path, 
     torch.testing.assert_close(broken.multipliers, whole.multipliers, rtol=0.02, atol=0)
     for again, once in zip(broken.gates.parameters(), whole.gates.parameters(), strict=True):
         torch.testing.assert_close(again, once, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("architecture", ["parakeet", "wav2vec2_conformer"])
+def test_what_is_left_can_be_factored_and_quantized(architecture: str, clips: Path, tmp_path: Path) -> None:
+    left = recognizer(architecture)
+    (stack,) = left.architecture.stacks
+    drop_module(left.model, stack, 0, stack.feed_forwards[0])
+    drop_module(left.model, stack, 1, stack.attentions[0])
+    drop_module(left.model, stack, 1, stack.convolutions[0])
+    keep_channels(left.model, stack, 0, stack.convolutions[0], (0, 3, 4, 9))
+    config = LowRank(attention=0.99, mlp=0.99, rank_multiple=2)
+    factored = compress(left, config, calibration=str(clips / "validation"))
+    assert count_parameters(factored.model).total < count_parameters(left.model).total
+    quantized = compress(factored, Quantization())
+    assert any(isinstance(module, QuantizedLinear) for module in quantized.model.modules())
+    for smaller, before, within in ((factored, left, 0.5), (quantized, factored, 0.1)):
+        assert 1e-4 < (scores(smaller) - scores(before)).norm() / scores(before).norm() < within
+        layers = smaller.structure.stacks["encoder"].layers
+        assert [layer.absent for layer in layers] == [layer.absent for layer in left.structure.stacks["encoder"].layers]
+    loaded = load(quantized.save(tmp_path / "model"))
+    assert loaded.structure == quantized.structure
+    torch.testing.assert_close(scores(loaded), scores(quantized), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
