@@ -97,6 +97,8 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
     pruned = compress(found, step, language="en", **data)
     left = count_parameters(pruned.model).total / count_parameters(found.model).total
     assert 0.6 <= left <= 0.7
+    norms = [module for module in pruned.model.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert {norm.num_batches_tracked.item() for norm in norms} <= {2}  # of four clips after pruning, and no other
     loaded = load(pruned.save(tmp_path / "pruned"))
     assert loaded.structure == pruned.structure
     healed = compress(loaded, healing, language="en", **data)

@@ -29,6 +29,7 @@ from sotto.methods.gates import Gates
 from sotto.methods.groups import stacks_named
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.method import StepContext, methods
+from sotto.methods.norm_statistics import renew_statistics
 from sotto.objectives import Objective, ParameterGroup
 
 
@@ -150,6 +151,7 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
         learnt = objective.share().item()
     decisions = decide(gates, costs, config.target)
     carry_out(recognizer.model, gated, decisions)
+    renew_statistics(recognizer, context.train, config.training.batch_size)  # training has those of gates that vary
     absent = [
         f"{each.stack.name} {each.layer} {each.module.name}"
         for each, decision in zip(gated, decisions, strict=True)
