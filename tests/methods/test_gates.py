@@ -176,9 +176,10 @@ def test_what_is_open_costs_the_whole() -> None:
 
 def test_costs_lie_on_lines_between_the_widths_by_hand() -> None:
     cost = ModuleCost((1.0, 2.0, 4.0), (3.0, 4.0, 10.0))
-    for width, expected in [(1.0, 3.0), (1.5, 3.5), (2.0, 4.0), (3.0, 7.0), (4.0, 10.0), (5.0, 13.0), (0.0, 2.0)]:
+    for width, expected in [(1.0, 3.0), (1.5, 3.5), (2.0, 4.0), (3.0, 7.0), (4.0, 10.0), (5.0, 13.0), (0.0, 3.0)]:
         assert cost.at(torch.tensor(width)).item() == pytest.approx(expected)
-    assert ModuleCost((0.0, 1.0), (-1.0, 1.0)).at(torch.tensor(0.0)).item() == 0.0
+    steep = ModuleCost((4.0, 8.0, 16.0, 32.0), (1.0, 3.0, 5.0, 9.0))
+    assert steep.at(torch.tensor(2.0)).item() == 1.0  # and not nothing, where the first line would go on
     width = torch.tensor(3.0, requires_grad=True)
     cost.at(width).backward()
     assert width.grad is not None

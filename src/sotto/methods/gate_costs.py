@@ -33,11 +33,12 @@ class ModuleCost:
     costs: tuple[float, ...]
 
     def at(self, width: torch.Tensor) -> torch.Tensor:
-        """Differentiable in `width`; the first and the last line go on beyond the ends, but not below zero."""
+        """Differentiable in `width`. A module of fewer units than the first width costs what it does there."""
+        width = width.clamp(min=self.widths[0])
         line = min(max(int(np.searchsorted(self.widths, float(width.detach()), side="right")), 1), len(self.widths) - 1)
         low, high = self.widths[line - 1], self.widths[line]
         slope = (self.costs[line] - self.costs[line - 1]) / (high - low)
-        return (self.costs[line - 1] + slope * (width - low)).clamp(min=0)
+        return self.costs[line - 1] + slope * (width - low)
 
 
 @dataclass(frozen=True)
