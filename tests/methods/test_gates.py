@@ -204,6 +204,17 @@ def test_latency_is_measured_at_some_widths() -> None:
     assert gate_costs(recognizer("wav2vec2_conformer_rotary"), one, "latency").whole > 0
 
 
+def test_more_units_never_cost_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    gated = modules_of(found)
+    measured = {0.125: 3.0, 0.25: 2.0, 0.5: 5.0, 0.75: 4.0, 1.0: 6.0}
+    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda _, __, share: ([measured[share]] * len(gated), 100.0))
+    costs = gate_costs(found, gated, "latency")
+    network = next(cost for cost, each in zip(costs.modules, gated, strict=True) if each.units == 24)
+    assert network.widths == (3, 6, 12, 18, 24)
+    assert network.costs == (3.0, 3.0, 5.0, 5.0, 6.0)
+
+
 @pytest.mark.parametrize("kinds", [KINDS, ("modules",), ("neurons",), ("heads", "channels")])
 def test_the_target_is_met_as_nearly_as_the_units_allow(kinds: Any) -> None:
     found = recognizer("parakeet")

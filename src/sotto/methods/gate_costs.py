@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -103,7 +104,8 @@ def tokens_of(model: Any) -> int:
 def latency_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple[list[ModuleCost], float]:
     """Medians over repeated runs of models whose modules all have some share of their units.
 
-    Modules of one kind have one table, since their shapes are the same in every layer.
+    Modules of one kind have one table, since their shapes are the same in every layer. In it, more units never cost
+    less: where they were measured to, that was noise, from which gates would learn.
     """
     tables: dict[tuple[str, str, int], dict[int, float]] = {}
     whole = 0.0
@@ -113,7 +115,8 @@ def latency_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple
             own = [found for each, found in zip(gated, times, strict=True) if kind_of(each) == kind]
             tables.setdefault(kind, {})[units_at(share, kind[2])] = statistics.median(own)
     tables = {kind: table if len(table) > 1 else {0: 0.0, **table} for kind, table in tables.items()}
-    return [ModuleCost(tuple(tables[kind_of(each)]), tuple(tables[kind_of(each)].values())) for each in gated], whole
+    costs = {kind: ModuleCost(tuple(table), tuple(accumulate(table.values(), max))) for kind, table in tables.items()}
+    return [costs[kind_of(each)] for each in gated], whole
 
 
 def kind_of(gated: GatedModule) -> tuple[str, str, int]:
