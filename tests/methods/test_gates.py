@@ -9,7 +9,7 @@ import torch
 from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
-from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
+from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs, whole_seconds
 from sotto.methods.gate_decisions import carry_out, decide, left_notes, share_of
 from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates, gated_by
@@ -204,11 +204,21 @@ def test_latency_is_measured_at_some_widths() -> None:
     assert gate_costs(recognizer("wav2vec2_conformer_rotary"), one, "latency").whole > 0
 
 
+def test_the_whole_is_timed_without_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(heard: Recognizer) -> float:
+        measured = whole_seconds(heard)
+        return measured if any(module._forward_hooks for module in heard.model.modules()) else 7.0
+
+    found = recognizer("parakeet")
+    monkeypatch.setattr("sotto.methods.gate_costs.whole_seconds", seconds)
+    assert gate_costs(found, modules_of(found), "latency").whole == 7.0
+
+
 def test_more_units_never_cost_less(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recognizer("parakeet")
     gated = modules_of(found)
     measured = {0.125: 3.0, 0.25: 2.0, 0.5: 5.0, 0.75: 4.0, 1.0: 6.0}
-    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda _, __, share: ([measured[share]] * len(gated), 100.0))
+    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda _, __, share: [measured[share]] * len(gated))
     costs = gate_costs(found, gated, "latency")
     network = next(cost for cost, each in zip(costs.modules, gated, strict=True) if each.units == 24)
     assert network.widths == (3, 6, 12, 18, 24)

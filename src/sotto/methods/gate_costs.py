@@ -108,15 +108,14 @@ def latency_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple
     less: where they were measured to, that was noise, from which gates would learn.
     """
     tables: dict[tuple[str, str, int], dict[int, float]] = {}
-    whole = 0.0
     for share in SHARES:
-        times, whole = timed(recognizer, gated, share)
+        times = timed(recognizer, gated, share)
         for kind in {kind_of(each) for each in gated}:
             own = [found for each, found in zip(gated, times, strict=True) if kind_of(each) == kind]
             tables.setdefault(kind, {})[units_at(share, kind[2])] = statistics.median(own)
     tables = {kind: table if len(table) > 1 else {0: 0.0, **table} for kind, table in tables.items()}
     costs = {kind: ModuleCost(tuple(table), tuple(accumulate(table.values(), max))) for kind, table in tables.items()}
-    return [costs[kind_of(each)] for each in gated], whole
+    return [costs[kind_of(each)] for each in gated], whole_seconds(recognizer)
 
 
 def kind_of(gated: GatedModule) -> tuple[str, str, int]:
@@ -127,15 +126,15 @@ def units_at(share: float, units: int) -> int:
     return max(1, round(share * units))
 
 
-def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) -> tuple[list[float], float]:
-    """Median seconds of every module, and of the whole run over a window, where modules have that share of units."""
+def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) -> list[float]:
+    """Median seconds of every module in runs over a window, where modules have that share of units."""
     narrowed = recognizer.copy()
     for each in gated:
         if each.has_units:
             each.keep(narrowed.model, range(units_at(share, each.units)))
     clocks = [Clock(narrowed.model, each.parts[0], each.parts[-1]) for each in gated]
-    whole = whole_seconds(narrowed)
-    return [statistics.median(clock.seconds[1:]) for clock in clocks], whole
+    whole_seconds(narrowed)  # is not kept: clocks take time themselves
+    return [clock.seconds() for clock in clocks]
 
 
 @torch.no_grad()
@@ -157,21 +156,36 @@ def whole_seconds(recognizer: Recognizer) -> float:
 
 
 class Clock:
-    """Takes the time from before one part of a model to after another, in every run."""
+    """Takes the time from before one part of a model to after another, in every run, and never has a GPU wait."""
 
     def __init__(self, model: nn.Module, first: str, last: str) -> None:
-        self.seconds: list[float] = []
+        self.spans: list[tuple[Any, Any]] = []
         self.model = model
         model.get_submodule(first).register_forward_pre_hook(self.start)
         model.get_submodule(last).register_forward_hook(self.stop)
 
     def start(self, *_: Any) -> None:
-        synchronize(self.model)
-        self.started = time.perf_counter()
+        self.started = moment(self.model)
 
     def stop(self, *_: Any) -> None:
-        synchronize(self.model)
-        self.seconds.append(time.perf_counter() - self.started)
+        self.spans.append((self.started, moment(self.model)))
+
+    def seconds(self) -> float:
+        """The median over all runs but the first, which have to be over."""
+        return statistics.median(seconds_between(start, end) for start, end in self.spans[1:])
+
+
+def moment(model: nn.Module) -> Any:
+    """Now, or on a GPU when its queue of work comes to here."""
+    if not next(model.parameters()).is_cuda:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1000)
 
 
 def synchronize(model: nn.Module) -> None:
