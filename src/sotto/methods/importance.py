@@ -16,6 +16,7 @@ import torch
 from sotto.architectures import Attention, Convolution
 from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer
+from sotto.distribution import found_by_main
 from sotto.errors import SottoError
 from sotto.examples import Example, examples_of
 from sotto.families import evaluating
@@ -65,7 +66,7 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
     """Prune `recognizer` in place. Raises SottoError where the target cannot be reached."""
     stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
-    costs = gate_costs(recognizer, gated, config.constraint)
+    costs = found_by_main(lambda: gate_costs(recognizer, gated, config.constraint))  # times differ between processes
     if config.by == "magnitude":
         sizes = [mean_sizes(recognizer.model, each) for each in gated]
         decisions = largest_of_each(gated, sizes, costs, config.target)
