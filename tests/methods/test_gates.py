@@ -16,6 +16,7 @@ from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.metrics.cost import count_parameters, flops_by_module
 from sotto.surgery import drop_module, factor, narrow_heads, structure_of
+from tones import tiny_whisper
 
 STACKS = ("encoder", "decoder")
 
@@ -202,6 +203,15 @@ def test_latency_is_measured_at_some_widths() -> None:
     assert costs.modules[0] == costs.modules[4]  # the same network of another layer
     one = modules_of(recognizer("wav2vec2_conformer_rotary"))
     assert gate_costs(recognizer("wav2vec2_conformer_rotary"), one, "latency").whole > 0
+
+
+def test_heads_of_fewer_channels_have_times_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Recognizer(*tiny_whisper(encoder_layers=3))
+    stack = found.architecture.stack("encoder")
+    narrow_heads(found.model, stack, 1, stack.attentions[0], 5)
+    gated = [each for each in modules_of(found) if each.module is stack.attentions[0]]
+    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda *_: [4.0, 1.0, 6.0])
+    assert [cost.costs[-1] for cost in gate_costs(found, gated, "latency").modules] == [5.0, 1.0, 5.0]
 
 
 def test_the_whole_is_timed_without_clocks(monkeypatch: pytest.MonkeyPatch) -> None:

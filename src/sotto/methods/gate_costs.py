@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -104,22 +104,31 @@ def tokens_of(model: Any) -> int:
 def latency_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple[list[ModuleCost], float]:
     """Medians over repeated runs of models whose modules all have some share of their units.
 
-    Modules of one kind have one table, since their shapes are the same in every layer. In it, more units never cost
-    less: where they were measured to, that was noise, from which gates would learn.
+    Modules of one shape have one table. In it, more units never cost less: where they were measured to, that was noise,
+    from which gates would learn.
     """
-    tables: dict[tuple[str, str, int], dict[int, float]] = {}
+    tables: dict[Shape, dict[int, float]] = {}
     for share in SHARES:
         times = timed(recognizer, gated, share)
-        for kind in {kind_of(each) for each in gated}:
-            own = [found for each, found in zip(gated, times, strict=True) if kind_of(each) == kind]
-            tables.setdefault(kind, {})[units_at(share, kind[2])] = statistics.median(own)
-    tables = {kind: table if len(table) > 1 else {0: 0.0, **table} for kind, table in tables.items()}
-    costs = {kind: ModuleCost(tuple(table), tuple(accumulate(table.values(), max))) for kind, table in tables.items()}
-    return [costs[kind_of(each)] for each in gated], whole_seconds(recognizer)
+        for shape in {shape_of(each) for each in gated}:
+            own = [found for each, found in zip(gated, times, strict=True) if shape_of(each) == shape]
+            tables.setdefault(shape, {})[units_at(share, shape.units)] = statistics.median(own)
+    tables = {shape: table if len(table) > 1 else {0: 0.0, **table} for shape, table in tables.items()}
+    costs = {shape: ModuleCost(tuple(table), tuple(accumulate(table.values(), max))) for shape, table in tables.items()}
+    return [costs[shape_of(each)] for each in gated], whole_seconds(recognizer)
 
 
-def kind_of(gated: GatedModule) -> tuple[str, str, int]:
-    return gated.stack.name, gated.module.name, gated.units
+class Shape(NamedTuple):
+    """What modules have in common that take the same time."""
+
+    stack: str
+    module: str
+    units: int
+    channels: int
+
+
+def shape_of(gated: GatedModule) -> Shape:
+    return Shape(gated.stack.name, gated.module.name, gated.units, gated.channels)
 
 
 def units_at(share: float, units: int) -> int:
