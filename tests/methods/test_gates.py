@@ -150,6 +150,30 @@ def test_gates_are_drawn_in_training_and_fixed_otherwise_and_gone_afterwards() -
     torch.testing.assert_close(scores(found), before, atol=0, rtol=0)
 
 
+def test_fixed_gates_are_found_once_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    gates = random_gates(found)
+    asked: list[torch.Tensor] = []
+    by_location = HardConcrete.gates
+
+    def gates_of(distribution: HardConcrete, location: torch.Tensor) -> torch.Tensor:
+        asked.append(location)
+        return by_location(distribution, location)
+
+    monkeypatch.setattr(HardConcrete, "gates", gates_of)
+    with gates.attached(found.model):
+        first = scores(found)
+        scores(found)
+        assert len(asked) == len(gates.of_units) + len(gates.gated)
+        found.model.train()
+        scores(found)
+        with torch.no_grad():
+            gates.of_units[0].neg_()
+        found.model.eval()
+        assert (scores(found) - first).abs().max() > 1e-3
+        assert len(asked) == 2 * (len(gates.of_units) + len(gates.gated))
+
+
 def test_gradients_reach_every_location() -> None:
     found = recognizer("parakeet")
     gates = Gates(modules_of(found), HardConcrete(), 0.9, True)
