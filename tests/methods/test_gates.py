@@ -296,6 +296,8 @@ def test_notes_say_where_gates_come_no_closer_and_what_was_measured(monkeypatch:
     assert met == "49.5% of the parameters are left; the target was 50.0%"
     (missed,) = left_notes(found, 0.469, costs, "parameters", 0.5)
     assert missed.endswith("the target was 50.0%, and these gates come no closer")
+    (of_window,) = left_notes(found, 0.5, costs, "flops", 0.5)
+    assert of_window == "50.0% of the flops of a window of 10 s are left; the target was 50.0%"
     monkeypatch.setattr("sotto.methods.gate_decisions.whole_seconds", lambda heard: 3.0 if heard is found else 0.0)
     expected, measured = left_notes(found, 0.5, costs, "latency", 0.5)
     assert expected.startswith("50.0% of the latency are expected to be left")

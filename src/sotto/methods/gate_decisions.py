@@ -104,8 +104,9 @@ def left_notes(
     """How much is left of the cost, by `costs`; of time also what is measured of the pruned `recognizer`."""
     missed = ", and these gates come no closer" if left < (1 - TOLERANCE) * target else ""
     aim = f"the target was {target:.1%}{missed}"
+    window = f" of a window of {recognizer.window_seconds:g} s" if constraint == "flops" else ""
     if constraint != "latency":
-        return [f"{left:.1%} of the {constraint} are left; {aim}"]
+        return [f"{left:.1%} of the {constraint}{window} are left; {aim}"]
     measured = found_by_main(lambda: whole_seconds(recognizer)) / costs.whole
     return [
         f"{left:.1%} of the latency are expected to be left, from times of its modules apart; {aim}",

@@ -2,7 +2,8 @@
 
 Magnitude: the mean size of the weights that go with a unit, compared within its module (after Li et al., 2017, who
 prune every layer by itself). Taylor: how much the loss would change, to first order, if what the unit says were scaled,
-for what the unit costs (Michel et al., 2019, eq. 2; Molchanov et al., 2019).
+for what the unit costs (Michel et al., 2019, eq. 2; Molchanov et al., 2019). The size is that of the mean change over a
+batch of 8 clips; Michel et al. take it for every example.
 """
 
 from __future__ import annotations
