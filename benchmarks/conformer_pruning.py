@@ -181,8 +181,9 @@ def main() -> None:
     for row, speed in zip(found, timed, strict=bool(timed)):
         latency = speed.numbers.latency
         assert latency is not None
-        row |= {"latency": latency.total, "speedup": speed.total_speedup}
-        print(f"{line(row)} {1000 * latency.total:.1f} ms, {speed.total_speedup:.2f}x", flush=True)
+        rate = latency.real_time_factor
+        row |= {"latency": latency.total, "real_time_factor": rate, "speedup": speed.total_speedup}
+        print(f"{line(row)} {1000 * latency.total:.1f} ms, RTFx {rate:.1f}, {speed.total_speedup:.2f}x", flush=True)
     print(write_results(f"conformer-pruning-{arguments.name}", {"settings": settings, "rows": found}))
 
 

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from conformers import CONFORMERS, LAYERS, factor_at_random, make, noise, scores
 from sotto.checkpoint import Recognizer, load, probe, save
 from sotto.errors import SottoError
-from sotto.surgery import keep_heads, keep_layers, merge, narrow_ffn
+from sotto.surgery import drop_module, keep_channels, keep_heads, keep_layers, merge, narrow_ffn
 
-KINDS = ("base", "fewer layers", "narrower", "merged", "factored", "unequal", "fewer heads")
+KINDS = ("base", "fewer layers", "narrower", "merged", "factored", "unequal", "fewer heads", "absent", "fewer channels")
 PLAIN = KINDS[:4]
+OPENED = ("base", "narrower", "factored", "fewer heads", "absent", "fewer channels")
 RELATIVE = CONFORMERS[:2]
 TYPES = {"parakeet": "parakeet_ctc", "wav2vec2_conformer": "wav2vec2-conformer"}
 
@@ -42,6 +43,12 @@ def shaped(architecture: str, kind: str) -> Recognizer:
         narrow_ffn(model, stack, 0, stack.feed_forwards[1], range(5))
     if kind == "fewer heads":
         keep_heads(model, stack, 1, stack.attentions[0], (0, 3))
+    if kind == "absent":
+        drop_module(model, stack, 0, stack.feed_forwards[0])
+        drop_module(model, stack, 0, stack.convolutions[0])
+        drop_module(model, stack, 1, stack.attentions[0])
+    if kind == "fewer channels":
+        keep_channels(model, stack, 1, stack.convolutions[0], (0, 3, 4, 9, 15))
     return recognizer
 
 
@@ -201,8 +208,7 @@ def opened(folders: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPa
 
     audio = tmp_path_factory.mktemp("audio") / "noise.npy"
     np.save(audio, noise(1.0))
-    kinds = ("base", "narrower", "factored", "fewer heads")
-    given = {f"{name} {kind}": str(folders[name, kind]) for name in RELATIVE for kind in kinds}
+    given = {f"{name} {kind}": str(folders[name, kind]) for name in RELATIVE for kind in OPENED}
     found = {}
     for with_sotto in (True, False):
         script = OPENING.replace("IMPORT", "import sotto" if with_sotto else "")
@@ -212,7 +218,7 @@ def opened(folders: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPa
     return found
 
 
-@pytest.mark.parametrize("kind", ["base", "narrower", "factored", "fewer heads"])
+@pytest.mark.parametrize("kind", OPENED)
 @pytest.mark.parametrize("architecture", RELATIVE)
 def test_auto_class_and_pipeline_open_it_after_importing_sotto(
     architecture: str, kind: str, opened: dict[bool, Any]
@@ -227,7 +233,7 @@ def test_auto_class_and_pipeline_open_it_after_importing_sotto(
         assert " ".join(found["word"]) == found["text"]
 
 
-@pytest.mark.parametrize("kind", ["base", "narrower", "factored", "fewer heads"])
+@pytest.mark.parametrize("kind", OPENED)
 @pytest.mark.parametrize("architecture", RELATIVE)
 def test_without_sotto_a_checkpoint_opens_whole_or_not_at_all(
     architecture: str, kind: str, opened: dict[bool, Any]

@@ -23,16 +23,20 @@ from sotto.calibration import calibrate, places
 from sotto.checkpoint import Recognizer
 from sotto.data import DataConfig
 from sotto.decoding import Decoding, Transcription
+from sotto.distribution import processes
 from sotto.examples import ClipExamples
 from sotto.families.whisper import Whisper
 from sotto.methods import (
     FineTuning,
     GuidedDistillation,
+    ImportancePruning,
     L0Pruning,
     LayerwiseDistillation,
     QuantizationAware,
     SparseGroupLasso,
+    importance,
 )
+from sotto.methods.gate_costs import Constraint, gate_costs
 from sotto.methods.pseudo_transcripts import transcribed
 from sotto.methods.timed_linears import linear_times
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
@@ -399,3 +403,15 @@ def clocked(_: Path) -> dict[str, torch.Tensor]:
 def test_two_processes_go_by_the_times_of_one(tmp_path: Path) -> None:
     (seconds,) = in_each_process(tmp_path, "clocked").values()
     assert len(seconds.unique()) > 2
+
+
+def pruned_by_time(_: Path) -> dict[str, torch.Tensor]:
+    """The weights of a model that was pruned where each process finds costs of its own."""
+    own: Constraint = "parameters" if processes().is_main_process else "flops"
+    importance.gate_costs = lambda found, gated, _: gate_costs(found, gated, own)
+    pruned = compress(recognizer("parakeet"), ImportancePruning(0.6, "latency"), language="en")
+    return dict(pruned.model.state_dict())
+
+
+def test_two_processes_take_out_the_same_units_for_time(tmp_path: Path) -> None:
+    assert in_each_process(tmp_path, "pruned_by_time")

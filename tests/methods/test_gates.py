@@ -1,5 +1,6 @@
 """Gates on modules and units: what they cost, what is decided, and that removal computes what the gated model did."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
-from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
-from sotto.methods.gate_decisions import carry_out, decide, share_of
+from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs, whole_seconds
+from sotto.methods.gate_decisions import carry_out, decide, left_notes, share_of
 from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.metrics.cost import count_parameters, flops_by_module
 from sotto.surgery import drop_module, factor, narrow_heads, structure_of
+from tones import tiny_whisper
 
 STACKS = ("encoder", "decoder")
 
@@ -148,6 +150,30 @@ def test_gates_are_drawn_in_training_and_fixed_otherwise_and_gone_afterwards() -
     torch.testing.assert_close(scores(found), before, atol=0, rtol=0)
 
 
+def test_fixed_gates_are_found_once_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    gates = random_gates(found)
+    asked: list[torch.Tensor] = []
+    by_location = HardConcrete.gates
+
+    def gates_of(distribution: HardConcrete, location: torch.Tensor) -> torch.Tensor:
+        asked.append(location)
+        return by_location(distribution, location)
+
+    monkeypatch.setattr(HardConcrete, "gates", gates_of)
+    with gates.attached(found.model):
+        first = scores(found)
+        scores(found)
+        assert len(asked) == len(gates.of_units) + len(gates.gated)
+        found.model.train()
+        scores(found)
+        with torch.no_grad():
+            gates.of_units[0].neg_()
+        found.model.eval()
+        assert (scores(found) - first).abs().max() > 1e-3
+        assert len(asked) == 2 * (len(gates.of_units) + len(gates.gated))
+
+
 def test_gradients_reach_every_location() -> None:
     found = recognizer("parakeet")
     gates = Gates(modules_of(found), HardConcrete(), 0.9, True)
@@ -175,9 +201,10 @@ def test_what_is_open_costs_the_whole() -> None:
 
 def test_costs_lie_on_lines_between_the_widths_by_hand() -> None:
     cost = ModuleCost((1.0, 2.0, 4.0), (3.0, 4.0, 10.0))
-    for width, expected in [(1.0, 3.0), (1.5, 3.5), (2.0, 4.0), (3.0, 7.0), (4.0, 10.0), (5.0, 13.0), (0.0, 2.0)]:
+    for width, expected in [(1.0, 3.0), (1.5, 3.5), (2.0, 4.0), (3.0, 7.0), (4.0, 10.0), (5.0, 13.0), (0.0, 3.0)]:
         assert cost.at(torch.tensor(width)).item() == pytest.approx(expected)
-    assert ModuleCost((0.0, 1.0), (-1.0, 1.0)).at(torch.tensor(0.0)).item() == 0.0
+    steep = ModuleCost((4.0, 8.0, 16.0, 32.0), (1.0, 3.0, 5.0, 9.0))
+    assert steep.at(torch.tensor(2.0)).item() == 1.0  # and not nothing, where the first line would go on
     width = torch.tensor(3.0, requires_grad=True)
     cost.at(width).backward()
     assert width.grad is not None
@@ -202,6 +229,36 @@ def test_latency_is_measured_at_some_widths() -> None:
     assert gate_costs(recognizer("wav2vec2_conformer_rotary"), one, "latency").whole > 0
 
 
+def test_heads_of_fewer_channels_have_times_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Recognizer(*tiny_whisper(encoder_layers=3))
+    stack = found.architecture.stack("encoder")
+    narrow_heads(found.model, stack, 1, stack.attentions[0], 5)
+    gated = [each for each in modules_of(found) if each.module is stack.attentions[0]]
+    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda *_: [4.0, 1.0, 6.0])
+    assert [cost.costs[-1] for cost in gate_costs(found, gated, "latency").modules] == [5.0, 1.0, 5.0]
+
+
+def test_the_whole_is_timed_without_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(heard: Recognizer) -> float:
+        measured = whole_seconds(heard)
+        return measured if any(module._forward_hooks for module in heard.model.modules()) else 7.0
+
+    found = recognizer("parakeet")
+    monkeypatch.setattr("sotto.methods.gate_costs.whole_seconds", seconds)
+    assert gate_costs(found, modules_of(found), "latency").whole == 7.0
+
+
+def test_more_units_never_cost_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    gated = modules_of(found)
+    measured = {0.125: 3.0, 0.25: 2.0, 0.5: 5.0, 0.75: 4.0, 1.0: 6.0}
+    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda _, __, share: [measured[share]] * len(gated))
+    costs = gate_costs(found, gated, "latency")
+    network = next(cost for cost, each in zip(costs.modules, gated, strict=True) if each.units == 24)
+    assert network.widths == (3, 6, 12, 18, 24)
+    assert network.costs == (3.0, 3.0, 5.0, 5.0, 6.0)
+
+
 @pytest.mark.parametrize("kinds", [KINDS, ("modules",), ("neurons",), ("heads", "channels")])
 def test_the_target_is_met_as_nearly_as_the_units_allow(kinds: Any) -> None:
     found = recognizer("parakeet")
@@ -214,6 +271,37 @@ def test_the_target_is_met_as_nearly_as_the_units_allow(kinds: Any) -> None:
     dearest = max(cost.costs[-1] for cost in costs.modules) / costs.whole
     coarse = dearest if kinds == ("modules",) else dearest_unit(gates, costs)
     assert target - coarse <= left <= target
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cheap_units_fill_what_dear_ones_leave(seed: int) -> None:
+    """Heads cost 5 % of the whole each, neurons and channels 0.1 % and less."""
+    generator = torch.Generator().manual_seed(seed)
+    gated = [replace(each, units=4 if each.channels > 1 else 64) for each in modules_of(recognizer("parakeet"))]
+    gates = Gates(gated, HardConcrete(), 0.9, True)
+    with torch.no_grad():
+        for location in gates.parameters():
+            location.normal_(2.0, 2.0, generator=generator)
+    gates.clamp()
+    tables = [ModuleCost((0.0, each.units), (0.1, 20.0 if each.channels > 1 else 6.0)) for each in gated]
+    costs = GateCosts(tuple(tables), rest=20.0, whole=20.0 + sum(table.costs[-1] for table in tables))
+    for target in (0.4, 0.6, 0.8):
+        assert 0.99 * target <= share_of(decide(gates, costs, target), costs) <= target
+
+
+def test_notes_say_where_gates_come_no_closer_and_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    costs = GateCosts((), rest=4.0, whole=4.0)
+    (met,) = left_notes(found, 0.495, costs, "parameters", 0.5)
+    assert met == "49.5% of the parameters are left; the target was 50.0%"
+    (missed,) = left_notes(found, 0.469, costs, "parameters", 0.5)
+    assert missed.endswith("the target was 50.0%, and these gates come no closer")
+    (of_window,) = left_notes(found, 0.5, costs, "flops", 0.5)
+    assert of_window == "50.0% of the flops of a window of 10 s are left; the target was 50.0%"
+    monkeypatch.setattr("sotto.methods.gate_decisions.whole_seconds", lambda heard: 3.0 if heard is found else 0.0)
+    expected, measured = left_notes(found, 0.5, costs, "latency", 0.5)
+    assert expected.startswith("50.0% of the latency are expected to be left")
+    assert measured == "the whole pruned model was measured to take 75.0% of the latency before"
 
 
 def test_heads_and_modules_are_open_at_first() -> None:

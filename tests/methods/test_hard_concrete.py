@@ -36,11 +36,6 @@ def test_the_open_probability_by_hand() -> None:
     assert GATE.probability_open(torch.tensor(-1e4)).item() == pytest.approx(1e-6)
 
 
-def test_gates_without_chance_by_hand() -> None:
-    location = torch.tensor([-10.0, 0.0, math.log(3.0), 10.0])
-    torch.testing.assert_close(GATE.expected(location), torch.tensor([0.0, 0.5, 0.75 * 1.2 - 0.1, 1.0]))
-
-
 def test_as_many_gates_close_as_are_expected_to() -> None:
     location = torch.tensor([4.0, -4.0, 4.0, -4.0, 4.0])
     gates = GATE.gates(location)

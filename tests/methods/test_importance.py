@@ -12,7 +12,7 @@ from sotto import compress
 from sotto.checkpoint import Recognizer
 from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
-from sotto.methods import ImportancePruning, StepContext
+from sotto.methods import ImportancePruning, StepContext, methods
 from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs
 from sotto.methods.gate_decisions import share_of
 from sotto.methods.gated_modules import GatedModule, gated_modules
@@ -147,6 +147,18 @@ def test_a_model_is_pruned_to_its_target(architecture: str, by: Any, clips: Path
     assert 0.55 <= left <= 0.7
     assert scores(pruned).isfinite().all()
     pruned.save(tmp_path / "model")
+
+
+def test_of_time_what_is_expected_and_what_is_measured_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, dense = recognizer("parakeet"), count_parameters(recognizer("parakeet").model).total
+    costs = gate_costs(found, modules_of(found), "parameters")
+    monkeypatch.setattr("sotto.methods.importance.gate_costs", lambda *_: costs)
+    monkeypatch.setattr("sotto.methods.gate_decisions.whole_seconds", lambda heard: count_parameters(heard.model).total)
+    config = ImportancePruning(0.7, "latency")
+    expected, measured = methods.handler(config)(found, config, StepContext(Path()))
+    left = f"{count_parameters(found.model).total / dense:.1%}"
+    assert expected.startswith(f"{left} of the latency are expected to be left")
+    assert f"measured to take {left} of the latency before" in measured
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """L0 pruning: the Lagrangian by hand, its own rates, and a run from training to a pruned checkpoint."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,12 @@ import torch
 import yaml
 from torch import nn
 
-from recognizers import recognizer
+from recognizers import recognizer, scores
 from sotto import compress
 from sotto.checkpoint import load
 from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
-from sotto.methods import FineTuning, L0Pruning, LayerwiseDistillation, StepContext, methods
+from sotto.methods import FineTuning, L0Pruning, LayerwiseDistillation, LowRank, Quantization, StepContext, methods
 from sotto.methods.fine_tuning import fine_tune
 from sotto.methods.gate_costs import gate_costs
 from sotto.methods.gated_modules import gated_modules
@@ -24,6 +25,10 @@ from sotto.methods.gates import Gates
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.l0_pruning import L0Objective, kept_costs
 from sotto.metrics.cost import count_parameters
+from sotto.quantized_layers import QuantizedLinear
+from sotto.recipe import parse_recipe
+from sotto.run import carry_out as run_recipe
+from sotto.surgery import drop_module, keep_channels
 from sotto.training import Training
 from tones import PITCHES, write_folder
 
@@ -92,10 +97,52 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
     pruned = compress(found, step, language="en", **data)
     left = count_parameters(pruned.model).total / count_parameters(found.model).total
     assert 0.6 <= left <= 0.7
+    norms = [module for module in pruned.model.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert {norm.num_batches_tracked.item() for norm in norms} <= {2}  # of four clips after pruning, and no other
     loaded = load(pruned.save(tmp_path / "pruned"))
     assert loaded.structure == pruned.structure
     healed = compress(loaded, healing, language="en", **data)
     assert count_parameters(healed.model).total == count_parameters(pruned.model).total
+
+
+def test_a_recipe_prunes_and_recovers_and_goes_on_after_the_gates(clips: Path, tmp_path: Path) -> None:
+    dense = recognizer("parakeet")
+    dense.save(tmp_path / "dense")
+    common = {"batch_size": 2, "workers": 0, "keep": "last"}
+    gates = {
+        "target": 0.7,
+        "gate_rate": 0.3,
+        "objectives": [{"layerwise_distillation": {}}],
+        "training": common | {"steps": 20, "evaluate_every": 20},
+    }
+    recovery = {
+        "objectives": [{"layerwise_distillation": {"teacher": "dense"}}],
+        "training": common | {"steps": 2, "evaluate_every": 2},
+    }
+    values: dict[str, Any] = {
+        "base": "dense",
+        "language": "en",
+        "data": {role: {"path": str(clips / role)} for role in ("train", "validation")},
+        "steps": [{"l0_pruning": gates}, {"fine_tuning": recovery}],
+    }
+    recipe = parse_recipe(values, "recipe.yaml")
+    run = tmp_path / "run"
+    numbers = run_recipe(recipe, tmp_path, run, print)
+    whole, pruned, recovered = (model.parameters.total for model in numbers.models)
+    assert 0.6 * whole <= pruned <= 0.7 * whole
+    assert recovered == pruned
+    before, after = (load(run / "steps" / step / "model") for step in ("1-l0_pruning", "2-fine_tuning"))
+    assert after.structure == before.structure
+    assert any(layer.absent or layer.heads or layer.ffn_widths for layer in after.structure.stacks["encoder"].layers)
+    assert (scores(after) - scores(before)).abs().max() > 1e-6
+
+    shutil.rmtree(run / "steps" / "2-fine_tuning")  # as if it had been stopped after the gates
+    shutil.rmtree(run / "model")
+    said: list[str] = []
+    again = run_recipe(recipe, tmp_path, run, said.append)
+    assert "l0_pruning: finished already" in said
+    assert [model.parameters for model in again.models] == [model.parameters for model in numbers.models]
+    torch.testing.assert_close(scores(load(run / "model")), scores(after), rtol=1e-4, atol=1e-4)
 
 
 def test_training_moves_gates_and_multipliers_as_far_as_their_rate_says(clips: Path, tmp_path: Path) -> None:
@@ -157,6 +204,28 @@ def test_an_interrupted_run_goes_on_with_its_gates_and_multipliers(clips: Path, 
     torch.testing.assert_close(broken.multipliers, whole.multipliers, rtol=0.02, atol=0)
     for again, once in zip(broken.gates.parameters(), whole.gates.parameters(), strict=True):
         torch.testing.assert_close(again, once, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("architecture", ["parakeet", "wav2vec2_conformer"])
+def test_what_is_left_can_be_factored_and_quantized(architecture: str, clips: Path, tmp_path: Path) -> None:
+    left = recognizer(architecture)
+    (stack,) = left.architecture.stacks
+    drop_module(left.model, stack, 0, stack.feed_forwards[0])
+    drop_module(left.model, stack, 1, stack.attentions[0])
+    drop_module(left.model, stack, 1, stack.convolutions[0])
+    keep_channels(left.model, stack, 0, stack.convolutions[0], (0, 3, 4, 9))
+    config = LowRank(attention=0.99, mlp=0.99, rank_multiple=2)
+    factored = compress(left, config, calibration=str(clips / "validation"))
+    assert count_parameters(factored.model).total < count_parameters(left.model).total
+    quantized = compress(factored, Quantization())
+    assert any(isinstance(module, QuantizedLinear) for module in quantized.model.modules())
+    for smaller, before, within in ((factored, left, 0.5), (quantized, factored, 0.1)):
+        assert 1e-4 < (scores(smaller) - scores(before)).norm() / scores(before).norm() < within
+        layers = smaller.structure.stacks["encoder"].layers
+        assert [layer.absent for layer in layers] == [layer.absent for layer in left.structure.stacks["encoder"].layers]
+    loaded = load(quantized.save(tmp_path / "model"))
+    assert loaded.structure == quantized.structure
+    torch.testing.assert_close(scores(loaded), scores(quantized), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

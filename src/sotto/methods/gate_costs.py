@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,11 +34,12 @@ class ModuleCost:
     costs: tuple[float, ...]
 
     def at(self, width: torch.Tensor) -> torch.Tensor:
-        """Differentiable in `width`; the first and the last line go on beyond the ends, but not below zero."""
+        """Differentiable in `width`. A module of fewer units than the first width costs what it does there."""
+        width = width.clamp(min=self.widths[0])
         line = min(max(int(np.searchsorted(self.widths, float(width.detach()), side="right")), 1), len(self.widths) - 1)
         low, high = self.widths[line - 1], self.widths[line]
         slope = (self.costs[line] - self.costs[line - 1]) / (high - low)
-        return (self.costs[line - 1] + slope * (width - low)).clamp(min=0)
+        return self.costs[line - 1] + slope * (width - low)
 
 
 @dataclass(frozen=True)
@@ -103,35 +104,52 @@ def tokens_of(model: Any) -> int:
 def latency_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple[list[ModuleCost], float]:
     """Medians over repeated runs of models whose modules all have some share of their units.
 
-    Modules of one kind have one table, since their shapes are the same in every layer.
+    Modules of one shape have one table. In it, more units never cost less: where they were measured to, that was noise,
+    from which gates would learn.
     """
-    tables: dict[tuple[str, str, int], dict[int, float]] = {}
-    whole = 0.0
+    tables: dict[Shape, dict[int, float]] = {}
     for share in SHARES:
-        times, whole = timed(recognizer, gated, share)
-        for kind in {kind_of(each) for each in gated}:
-            own = [found for each, found in zip(gated, times, strict=True) if kind_of(each) == kind]
-            tables.setdefault(kind, {})[units_at(share, kind[2])] = statistics.median(own)
-    tables = {kind: table if len(table) > 1 else {0: 0.0, **table} for kind, table in tables.items()}
-    return [ModuleCost(tuple(tables[kind_of(each)]), tuple(tables[kind_of(each)].values())) for each in gated], whole
+        times = timed(recognizer, gated, share)
+        for shape in {shape_of(each) for each in gated}:
+            own = [found for each, found in zip(gated, times, strict=True) if shape_of(each) == shape]
+            tables.setdefault(shape, {})[units_at(share, shape.units)] = statistics.median(own)
+    tables = {shape: table if len(table) > 1 else {0: 0.0, **table} for shape, table in tables.items()}
+    costs = {shape: ModuleCost(tuple(table), tuple(accumulate(table.values(), max))) for shape, table in tables.items()}
+    return [costs[shape_of(each)] for each in gated], whole_seconds(recognizer)
 
 
-def kind_of(gated: GatedModule) -> tuple[str, str, int]:
-    return gated.stack.name, gated.module.name, gated.units
+class Shape(NamedTuple):
+    """What modules have in common that take the same time."""
+
+    stack: str
+    module: str
+    units: int
+    channels: int
+
+
+def shape_of(gated: GatedModule) -> Shape:
+    return Shape(gated.stack.name, gated.module.name, gated.units, gated.channels)
 
 
 def units_at(share: float, units: int) -> int:
     return max(1, round(share * units))
 
 
-@torch.no_grad()
-def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) -> tuple[list[float], float]:
-    """Median seconds of every module, and of the whole run over a window, where modules have that share of units."""
-    model = copy.deepcopy(recognizer.model)
+def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) -> list[float]:
+    """Median seconds of every module in runs over a window, where modules have that share of units."""
+    narrowed = recognizer.copy()
     for each in gated:
         if each.has_units:
-            each.keep(model, range(units_at(share, each.units)))
-    clocks = [Clock(model, each.parts[0], each.parts[-1]) for each in gated]
+            each.keep(narrowed.model, range(units_at(share, each.units)))
+    clocks = [Clock(narrowed.model, each.parts[0], each.parts[-1]) for each in gated]
+    whole_seconds(narrowed)  # is not kept: clocks take time themselves
+    return [clock.seconds() for clock in clocks]
+
+
+@torch.no_grad()
+def whole_seconds(recognizer: Recognizer) -> float:
+    """Median seconds of repeated runs over a window."""
+    model = recognizer.model
     silence = np.zeros(round(recognizer.window_seconds * recognizer.sampling_rate), dtype=np.float32)
     inputs = recognizer.family.inputs([silence])
     if model.config.is_encoder_decoder:
@@ -143,25 +161,40 @@ def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) ->
             model(**inputs)
             synchronize(model)
             totals.append(time.perf_counter() - start)
-    return [statistics.median(clock.seconds[1:]) for clock in clocks], statistics.median(totals[1:])
+    return statistics.median(totals[1:])
 
 
 class Clock:
-    """Takes the time from before one part of a model to after another, in every run."""
+    """Takes the time from before one part of a model to after another, in every run, and never has a GPU wait."""
 
     def __init__(self, model: nn.Module, first: str, last: str) -> None:
-        self.seconds: list[float] = []
+        self.spans: list[tuple[Any, Any]] = []
         self.model = model
         model.get_submodule(first).register_forward_pre_hook(self.start)
         model.get_submodule(last).register_forward_hook(self.stop)
 
     def start(self, *_: Any) -> None:
-        synchronize(self.model)
-        self.started = time.perf_counter()
+        self.started = moment(self.model)
 
     def stop(self, *_: Any) -> None:
-        synchronize(self.model)
-        self.seconds.append(time.perf_counter() - self.started)
+        self.spans.append((self.started, moment(self.model)))
+
+    def seconds(self) -> float:
+        """The median over all runs but the first, which have to be over."""
+        return statistics.median(seconds_between(start, end) for start, end in self.spans[1:])
+
+
+def moment(model: nn.Module) -> Any:
+    """Now, or on a GPU when its queue of work comes to here."""
+    if not next(model.parameters()).is_cuda:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1000)
 
 
 def synchronize(model: nn.Module) -> None:

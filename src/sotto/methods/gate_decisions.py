@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 
-from sotto.methods.gate_costs import GateCosts
+from sotto.architectures import Attention
+from sotto.checkpoint import Recognizer
+from sotto.distribution import found_by_main
+from sotto.methods.gate_costs import Constraint, GateCosts, whole_seconds
 from sotto.methods.gated_modules import GatedModule, of_inputs
 from sotto.methods.gates import Gates
 
 HALVINGS = 40
+TOLERANCE = 0.01  # of the target, by which what is left may be less without a word
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,28 @@ def decide(gates: Gates, costs: GateCosts, target: float) -> list[Decision]:
 
     Decisions cost a little more or less than was expected of them, and training may have ended off its target. So all
     locations are moved by one number up to where they cross the target. Modules then stand as just before or just after
-    it, and the locations of units are moved on alone, or back.
+    it, and the locations of their units are moved on alone, or back; so then do heads, and neurons and channels, which
+    cost least, fill what is left.
     """
-
-    def decided(modules: float, units: float) -> list[Decision]:
-        return [decision(gates, index, modules, units) for index in range(len(gates.gated))]
-
-    def fits(modules: float, units: float) -> bool:
-        return share_of(decided(modules, units), costs) <= target
-
     most = 4 * gates.distribution.most
-    before, after = around(lambda shift: fits(shift, shift), -most, most)
-    found = [decided(modules, around(partial(fits, modules), -most, most)[0]) for modules in (before, after)]
+
+    def decided(modules: float, heads: float, others: float) -> list[Decision]:
+        return [decision(gates, index, modules, heads, others) for index in range(len(gates.gated))]
+
+    def fits(*shifts: float) -> bool:
+        return share_of(decided(*shifts), costs) <= target
+
+    def crossing(is_within: Callable[[float], bool]) -> tuple[float, float]:
+        return around(is_within, -most, most)
+
+    def heads_beside(modules: float) -> tuple[float, float]:
+        return crossing(lambda units: fits(modules, units, units))
+
+    found = [
+        decided(modules, heads, crossing(partial(fits, modules, heads))[0])
+        for modules in crossing(lambda shift: fits(shift, shift, shift))
+        for heads in heads_beside(modules)
+    ]
     return max(found, key=lambda decisions: (share_of(decisions, costs) <= target, share_of(decisions, costs)))
 
 
@@ -57,14 +71,15 @@ def around(is_within: Callable[[float], bool], low: float, high: float) -> tuple
     return low, high
 
 
-def decision(gates: Gates, index: int, modules: float, units: float) -> Decision:
-    """With the locations of modules and of units moved by so much, where it is decided which are open."""
+def decision(gates: Gates, index: int, modules: float, heads: float, others: float) -> Decision:
+    """With the locations of modules, heads and other units moved by so much, where it is decided which are open."""
     of_module, of_units = gates.module(index), gates.units(index)
     distribution = gates.distribution
     module = 1.0 if of_module is None else float(distribution.gates(of_module, modules))
     if of_units is None:
         return Decision(module, torch.ones(gates.gated[index].units))
-    return Decision(module, distribution.gates(of_units, units).cpu())
+    shift = heads if isinstance(gates.gated[index].module, Attention) else others
+    return Decision(module, distribution.gates(of_units, shift).cpu())
 
 
 def least_share(gates: Gates, costs: GateCosts) -> float:
@@ -81,6 +96,22 @@ def least_share(gates: Gates, costs: GateCosts) -> float:
 def share_of(decisions: Sequence[Decision], costs: GateCosts) -> float:
     kept = [torch.tensor(float(len(decision.kept))) for decision in decisions]
     return float(costs.share([((count > 0).float(), count) for count in kept]))
+
+
+def left_notes(
+    recognizer: Recognizer, left: float, costs: GateCosts, constraint: Constraint, target: float
+) -> list[str]:
+    """How much is left of the cost, by `costs`; of time also what is measured of the pruned `recognizer`."""
+    missed = ", and these gates come no closer" if left < (1 - TOLERANCE) * target else ""
+    aim = f"the target was {target:.1%}{missed}"
+    window = f" of a window of {recognizer.window_seconds:g} s" if constraint == "flops" else ""
+    if constraint != "latency":
+        return [f"{left:.1%} of the {constraint}{window} are left; {aim}"]
+    measured = found_by_main(lambda: whole_seconds(recognizer)) / costs.whole
+    return [
+        f"{left:.1%} of the latency are expected to be left, from times of its modules apart; {aim}",
+        f"the whole pruned model was measured to take {measured:.1%} of the latency before",
+    ]
 
 
 @torch.no_grad()

@@ -58,9 +58,6 @@ class Gates(nn.Module):
     def probability(self, location: torch.Tensor) -> torch.Tensor:
         return self.distribution.probability_open(location)
 
-    def values(self, location: torch.Tensor, is_training: bool) -> torch.Tensor:
-        return self.distribution.sample(location) if is_training else self.distribution.gates(location)
-
     @torch.no_grad()
     def clamp(self) -> None:
         for location in self.parameters():
@@ -70,11 +67,23 @@ class Gates(nn.Module):
     def attached(self, model: nn.Module) -> Iterator[None]:
         """While this lasts, the gates are in `model`: drawn anew for every pass in training, fixed otherwise."""
 
-        def of(locations: Callable[[int], torch.Tensor | None], index: int, is_training: bool) -> torch.Tensor | None:
+        def of(
+            locations: Callable[[int], torch.Tensor | None],
+            fixed: dict[int, torch.Tensor],
+            index: int,
+            is_training: bool,
+        ) -> torch.Tensor | None:
             location = locations(index)
-            return None if location is None else self.values(location, is_training)
+            if location is None:
+                return None
+            if is_training:
+                fixed.clear()  # the step that follows moves the locations
+                return self.distribution.sample(location)
+            if index not in fixed:
+                fixed[index] = self.distribution.gates(location)
+            return fixed[index]
 
-        with gated_by(model, self.gated, partial(of, self.module), partial(of, self.units)):
+        with gated_by(model, self.gated, partial(of, self.module, {}), partial(of, self.units, {})):
             yield
 
 

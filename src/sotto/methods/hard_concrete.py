@@ -38,10 +38,6 @@ class HardConcrete:
         shift = self.temperature * math.log(-self.low / self.high)
         return torch.sigmoid(location - shift).clamp(self.margin, 1 - self.margin)
 
-    def expected(self, location: torch.Tensor) -> torch.Tensor:
-        """Gates without chance: the middle of the concrete variable, stretched and clipped (eq. 13)."""
-        return self.clipped(torch.sigmoid(location))
-
     def gates(self, location: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
         """Gates for use, as CoFi has them: as many are zero as are expected to be, the others keep a soft value.
 

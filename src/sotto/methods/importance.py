@@ -2,7 +2,8 @@
 
 Magnitude: the mean size of the weights that go with a unit, compared within its module (after Li et al., 2017, who
 prune every layer by itself). Taylor: how much the loss would change, to first order, if what the unit says were scaled,
-for what the unit costs (Michel et al., 2019, eq. 2; Molchanov et al., 2019).
+for what the unit costs (Michel et al., 2019, eq. 2; Molchanov et al., 2019). The size is that of the mean change over a
+batch of 8 clips; Michel et al. take it for every example.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import torch
 from sotto.architectures import Attention, Convolution
 from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer
+from sotto.distribution import found_by_main
 from sotto.errors import SottoError
 from sotto.examples import Example, examples_of
 from sotto.families import evaluating
 from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
-from sotto.methods.gate_decisions import Decision, around, carry_out, share_of
+from sotto.methods.gate_decisions import Decision, around, carry_out, left_notes, share_of
 from sotto.methods.gated_modules import GatedModule, Kind, gated_modules
 from sotto.methods.gates import gated_by
 from sotto.methods.groups import stacks_named
@@ -65,7 +67,7 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
     """Prune `recognizer` in place. Raises SottoError where the target cannot be reached."""
     stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
-    costs = gate_costs(recognizer, gated, config.constraint)
+    costs = found_by_main(lambda: gate_costs(recognizer, gated, config.constraint))  # times differ between processes
     if config.by == "magnitude":
         sizes = [mean_sizes(recognizer.model, each) for each in gated]
         decisions = largest_of_each(gated, sizes, costs, config.target)
@@ -79,7 +81,7 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
             f"a target of {config.target:g} cannot be reached"
         )
     carry_out(recognizer.model, gated, decisions)
-    return [f"{left:.1%} of the {config.constraint} are left; the target was {config.target:.1%}"]
+    return left_notes(recognizer, left, costs, config.constraint, config.target)
 
 
 def largest_of_each(

@@ -23,12 +23,13 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.methods.fine_tuning import FineTuning, fine_tune
 from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
-from sotto.methods.gate_decisions import carry_out, decide, least_share, share_of
+from sotto.methods.gate_decisions import carry_out, decide, least_share, left_notes, share_of
 from sotto.methods.gated_modules import KINDS, GatedModule, Kind, gated_modules
 from sotto.methods.gates import Gates
 from sotto.methods.groups import stacks_named
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.method import StepContext, methods
+from sotto.methods.norm_statistics import renew_statistics
 from sotto.objectives import Objective, ParameterGroup
 
 
@@ -150,7 +151,7 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
         learnt = objective.share().item()
     decisions = decide(gates, costs, config.target)
     carry_out(recognizer.model, gated, decisions)
-    left = share_of(decisions, costs)
+    renew_statistics(recognizer, context.train, config.training.batch_size)  # training has those of gates that vary
     absent = [
         f"{each.stack.name} {each.layer} {each.module.name}"
         for each, decision in zip(gated, decisions, strict=True)
@@ -158,7 +159,7 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
     ]
     return [
         f"gates trained for {config.training.steps} steps; validation WER with them {wer:.2%}",
-        f"{left:.1%} of the {config.constraint} are left; the target was {config.target:.1%}",
+        *left_notes(recognizer, share_of(decisions, costs), costs, config.constraint, config.target),
         f"the gates learnt to leave {learnt:.1%}",
         f"modules taken out: {', '.join(absent) or 'none'}",
     ]

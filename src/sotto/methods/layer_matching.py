@@ -20,7 +20,8 @@ def ordered(errors: torch.Tensor) -> list[Match]:
     """Each teacher's layer with the student's layer of the least error below the one matched last, from the top down.
 
     `errors` (teacher's layers, student's layers). After CoFi (Xia et al., 2022, section 3.3; version 4 of its code),
-    which leaves out layers without attention. A teacher's layer with no layer left for it goes without.
+    which takes each third layer of the teacher and leaves out layers without attention. A teacher's layer with no layer
+    left for it goes without.
     """
     matches, below = [], errors.shape[1]
     for layer in reversed(range(errors.shape[0])):

@@ -26,9 +26,9 @@ from sotto.methods.teaching import counted_positions, divergence_of_scores, hear
 from sotto.objectives import Objective, Setting, objectives
 from sotto.surgery import layer_path, structure_of
 
-States = dict[int, torch.Tensor]
+LayerOutputs = dict[int, torch.Tensor]
 """What layers give, by their index."""
-Outputs = dict[str, States]
+Outputs = dict[str, LayerOutputs]
 """The same by stack."""
 
 
@@ -107,7 +107,7 @@ class LayerwiseDistillationObjective(Objective):
         errors = [relative_error(own[student], wanted[teacher]) for teacher, student in matches]
         return torch.stack(errors).mean() if errors else torch.zeros((), device=counted.device)
 
-    def matches(self, stack: Stack, own: States, wanted: States) -> list[Match]:
+    def matches(self, stack: Stack, own: LayerOutputs, wanted: LayerOutputs) -> list[Match]:
         if self.config.matching == "identity":
             return [(teacher, student) for teacher, student in self.same[stack.name] if student in own]
         layers = sorted(own)
