@@ -338,6 +338,17 @@ def test_layers_without_a_network_take_no_part(kind: Any, matching: Any) -> None
     assert student.model.model.decoder.layers[1].fc1.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize(("select_by", "loss_on"), [("weight", "hidden"), ("hidden", "weight")])
+def test_what_chooses_and_what_is_learnt_must_both_be_there_in_the_teachers_layer(select_by: Any, loss_on: Any) -> None:
+    student, teacher = pair()
+    stack = teacher.architecture.stack("decoder")
+    drop_module(teacher.model, stack, 3, stack.feed_forwards[0])  # whose attention is there to compare all the same
+    objective = built(
+        student, teacher, select_by=select_by, loss_on=loss_on, inside=("attention",), matching="monotone", logits=0.0
+    )
+    assert term(student, objective).item() > 0
+
+
 def test_layers_that_are_left_out_while_training_take_no_part() -> None:
     """Wav2Vec2-Conformer leaves layers out at random in training."""
     found = recognizer("wav2vec2_conformer")

@@ -84,10 +84,10 @@ class GuidedDistillation:
             raise SottoError("rounding: what is frozen cannot learn to be rounded; name the other stack in its stacks")
 
     @property
-    def kinds(self) -> set[str]:
+    def kinds(self) -> list[str]:
         """What is compared of layers at all."""
-        selecting: set[str] = {self.select_by} if self.matching != "static" else set()
-        return (selecting | {self.loss_on}) - {"quantization_error"}
+        selecting = self.select_by if self.matching != "static" else self.loss_on
+        return [kind for kind in ("hidden", "weight") if kind in (selecting, self.loss_on)]
 
 
 class GuidedDistillationObjective(Objective):
@@ -109,7 +109,7 @@ class GuidedDistillationObjective(Objective):
             {
                 f"{stack.name}_{kind}": comparison_of(kind, config, stack, student.model, teacher.model)
                 for stack in self.stacks
-                for kind in sorted(config.kinds)
+                for kind in config.kinds
             }
         )
         self.errors_of_teacher = {
@@ -191,7 +191,7 @@ class GuidedDistillationObjective(Objective):
         learnt = kinds[self.config.loss_on]
         none = torch.zeros_like(learnt.scale)
         layers = [layer for layer in sorted(learnt.own) if all(layer in each.own for each in kinds.values())]
-        others = sorted(learnt.wanted)
+        others = [other for other in sorted(learnt.wanted) if all(other in each.wanted for each in kinds.values())]
         if not layers or not others:
             return none, none
         with torch.no_grad():
@@ -207,7 +207,8 @@ class GuidedDistillationObjective(Objective):
         distilled = self.distilled(stack, list(losses))
         adapting = [
             kinds[kind].apart(layer, other, is_learnt=False)
-            for kind in self.config.kinds - {self.config.loss_on}
+            for kind in self.config.kinds
+            if kind != self.config.loss_on
             for layer, other in pairs
         ]
         return mean_of([losses[layer] for layer in distilled], none), mean_of(adapting, none)
