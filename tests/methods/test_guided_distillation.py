@@ -193,6 +193,27 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
         assert rounded() == [True, True]
 
 
+def test_the_mean_of_a_layers_losses_does_not_depend_on_how_often_it_was_heard() -> None:
+    student, teacher = pair()
+    objective = built(student, teacher, rounding=QuantizationAware(stacks=("decoder",)), rounded_over=100)
+    rounding = objective.rounding
+    assert rounding is not None
+    assert rounding.means().tolist() == [0.0, 0.0]
+    rounding.note(losses(1.0))
+    rounding.take_in()
+    rounding.note(losses(1.0, 1.2))  # the second layer was left out of the first pass
+    rounding.take_in()
+    assert rounding.means().tolist() == pytest.approx([1.0, 1.2])
+    with objective.attached(student.model):
+        objective.after_step(student.model, 1, 0.1)
+        assert rounding.is_rounded.tolist() == [True, False]
+    rounding.note(losses(3.0))
+    rounding.take_in()
+    weights = [0.95**2, 0.95, 1.0]  # the latest loss weighs most
+    expected = (weights[0] + weights[1] + 3.0 * weights[2]) / sum(weights)
+    assert rounding.means().tolist() == pytest.approx([expected, 1.2])
+
+
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_a_part_can_be_left_as_it_is(part: Any) -> None:
     student, teacher = pair()

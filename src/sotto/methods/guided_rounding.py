@@ -31,6 +31,8 @@ class GuidedRounding(nn.Module):
     """
 
     running: torch.Tensor
+    shares: torch.Tensor
+    """what the losses heard so far weigh in `running`, which starts at 0"""
     is_rounded: torch.Tensor
 
     def __init__(self, model: Any, aware: QuantizationAwareObjective, steps: int) -> None:
@@ -47,6 +49,7 @@ class GuidedRounding(nn.Module):
         self.heard: dict[Layer, torch.Tensor] = {}
         # Kept in training checkpoints: a resumed run goes on with the same layers.
         self.register_buffer("running", torch.zeros(len(self.paths)))
+        self.register_buffer("shares", torch.zeros(len(self.paths)))
         self.register_buffer("is_rounded", torch.zeros(len(self.paths), dtype=torch.bool))
 
     @contextmanager
@@ -80,9 +83,13 @@ class GuidedRounding(nn.Module):
         self.take_in()
         missing = due - int(self.is_rounded.sum())
         if missing > 0:
-            order = self.running.masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
+            order = self.means().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
             self.is_rounded[order[:missing]] = True
             self.switch(model)
+
+    def means(self) -> torch.Tensor:
+        """(layers,): of the losses of every layer, the latest weighing most; 0 for one that had none."""
+        return self.running / self.shares.clamp(min=1e-12)
 
     def take_in(self) -> None:
         """Bring the running means up to date with what all processes have heard since the last step."""
@@ -91,6 +98,7 @@ class GuidedRounding(nn.Module):
             if layer in self.heard:
                 losses[place], counts[place] = self.heard[layer], 1.0
         losses, counts = reduce(losses, "sum"), reduce(counts, "sum")
-        mean = losses / counts.clamp(min=1.0)
-        self.running.copy_(torch.where(counts > 0, MEMORY * self.running + (1 - MEMORY) * mean, self.running))
+        rate = (1 - MEMORY) * (counts > 0)
+        self.running.lerp_(losses / counts.clamp(min=1.0), rate)
+        self.shares.lerp_(torch.ones_like(rate), rate)
         self.heard = {}
