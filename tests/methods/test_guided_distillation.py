@@ -65,8 +65,8 @@ def term(found: Recognizer, objective: GuidedDistillationObjective) -> torch.Ten
         return term_within(found, objective)
 
 
-def term_within(found: Recognizer, objective: GuidedDistillationObjective) -> torch.Tensor:
-    batch = batch_for(found)
+def term_within(found: Recognizer, objective: GuidedDistillationObjective, batch: Batch | None = None) -> torch.Tensor:
+    batch = batch_for(found) if batch is None else batch
     outputs, _ = found.family.loss(batch, 0.0)
     loss: torch.Tensor = objective(found.model, batch, outputs, (batch["labels"] != IGNORED).sum())
     return loss
@@ -128,6 +128,37 @@ def test_the_mean_difference_of_matched_layers_by_hand() -> None:
     logged = objective.logged(student.model)
     assert logged["guided_logits"] == pytest.approx((divergence / counted.sum()).item(), rel=1e-4)
     assert logged["guided_layers"] == pytest.approx((layers / counted.sum()).item(), rel=1e-4)
+
+
+def test_the_silence_after_a_clip_does_not_count_and_stacks_weigh_alike() -> None:
+    student, teacher = whisper(), whisper(seed=4)
+    batch = batch_for(student)
+    kept: list[dict[str, States]] = [{}, {}]
+    with torch.no_grad():
+        for found, states in zip((student, teacher), kept, strict=True):
+            with keeping_states(found.model, found.architecture.stacks, ("ffn",), states):
+                found.family.loss(batch, 0.0)
+    counted = {"encoder": torch.arange(50) < torch.tensor([[45], [25]]), "decoder": batch["labels"] != IGNORED}
+    expected = {}  # 0.9 and 0.5 seconds of a window of one, with a position every 0.02
+    for stack, positions in counted.items():
+        own, wanted = (states[stack][0]["ffn"][positions].softmax(-1) for states in kept)
+        expected[stack] = (own - wanted).square().sum(-1).mean().item()
+    settings: dict[str, Any] = {"logits": 0.0, "weight": 1.0}
+    for name, loss in expected.items():
+        assert term(student, built(student, teacher, stacks=(name,), **settings)).item() == pytest.approx(loss, 1e-4)
+    both = term(student, built(student, teacher, stacks=("encoder", "decoder"), **settings))
+    assert both.item() == pytest.approx(sum(expected.values()), 1e-4)
+
+
+@pytest.mark.parametrize("loss_on", ["hidden", "weight"])
+def test_a_batch_twice_as_large_has_the_same_loss(loss_on: Any) -> None:
+    student, teacher = pair()
+    objective = built(student, teacher, loss_on=loss_on, stacks=("encoder", "decoder"))
+    batch = batch_for(student)
+    with objective.attached(student.model):
+        once = term_within(student, objective, batch).item()
+        twice = {name: torch.cat([each, each]) for name, each in batch.items()}
+        assert term_within(student, objective, twice).item() == pytest.approx(once, rel=1e-4)
 
 
 def test_states_of_later_tokens_do_not_reach_earlier_ones() -> None:

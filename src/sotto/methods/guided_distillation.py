@@ -26,7 +26,7 @@ from sotto.methods.layer_differences import Compared, FirstWeights, HiddenStates
 from sotto.methods.layer_states import Inside, States, keeping_states
 from sotto.methods.quantization_aware import QuantizationAware, rounding_of
 from sotto.methods.quantization_error import errors_of_layers
-from sotto.methods.teaching import counted_positions, divergence_of_scores, hearing_alike, open_teacher
+from sotto.methods.teaching import divergence_of_scores, hearing_alike, open_teacher
 from sotto.objectives import Objective, Setting, objectives
 
 Part = Literal["encoder", "decoder"]
@@ -145,51 +145,38 @@ class GuidedDistillationObjective(Objective):
         taught: dict[str, States] = {}
         with torch.no_grad(), keeping_states(self.teacher.model, self.stacks, self.config.inside, taught):
             wanted, _ = self.teacher.loss(batch, 0.0)
-        counted = counted_positions(self.student, batch, outputs)
-        logits = divergence_of_scores(outputs.logits, wanted.logits, counted[self.deciding], self.config.temperature)
+        counted = self.student.counted_positions(batch, outputs)
+        apart = divergence_of_scores(outputs.logits, wanted.logits, counted[self.deciding], self.config.temperature)
+        logits = apart / tokens
         share = (batch["labels"] != IGNORED).sum() / tokens
         layers = adapting = torch.zeros((), device=tokens.device)
         for stack in self.stacks:
-            kinds = self.compared(stack, self.heard, taught, counted[stack.name], share)
-            learnt, of_adapters = self.of_stack(stack, kinds, counted[stack.name].sum())
-            layers, adapting = layers + learnt, adapting + of_adapters
-        self.terms = {"guided_logits": logits.detach() / tokens, "guided_layers": layers.detach() / tokens}
+            learnt, of_adapters = self.of_stack(stack, self.compared(stack, taught, counted[stack.name]))
+            layers, adapting = layers + share * learnt, adapting + share * of_adapters
+        self.terms = {"guided_logits": logits.detach(), "guided_layers": layers.detach()}
         # Adapters of widths that were not matched in this batch have a gradient too: processes wait for all of them.
         idle = sum((0.0 * parameter.sum() for parameter in self.comparisons.parameters()), torch.zeros_like(logits))
-        return (
-            self.config.weight * (self.config.logits * logits + self.config.layers * (layers + adapting)) / tokens
-            + idle
-        )
+        return self.config.weight * (self.config.logits * logits + self.config.layers * (layers + adapting)) + idle
 
-    def compared(
-        self,
-        stack: Stack,
-        own: dict[str, States],
-        wanted: dict[str, States],
-        counted: torch.Tensor,
-        share: torch.Tensor,
-    ) -> dict[str, Compared]:
-        """What layers are chosen by and taught by. Differences of states are sums over the positions of this process;
-        those of weights are not, and each process takes the share of them that its tokens are."""
-        pairs = {
-            "hidden": lambda: (
-                *(at_positions(each.get(stack.name, {}), counted) for each in (own, wanted)),
-                torch.ones_like(share),
-            ),
-            "weight": lambda: (*(first_weights(each.model, stack) for each in (self.student, self.teacher)), share),
-        }
-        return {kind: self.comparisons[f"{stack.name}_{kind}"](*pairs[kind]()) for kind in self.config.kinds}
+    def compared(self, stack: Stack, taught: dict[str, States], counted: torch.Tensor) -> dict[str, Compared]:
+        """What layers are chosen by and taught by, in this process."""
+        found = {}
+        if "hidden" in self.config.kinds:
+            states = (at_positions(each.get(stack.name, {}), counted) for each in (self.heard, taught))
+            found["hidden"] = self.comparisons[f"{stack.name}_hidden"](*states)
+        if "weight" in self.config.kinds:
+            weights = (first_weights(each.model, stack) for each in (self.student, self.teacher))
+            found["weight"] = self.comparisons[f"{stack.name}_weight"](*weights)
+        return found
 
-    def of_stack(
-        self, stack: Stack, kinds: dict[str, Compared], positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def of_stack(self, stack: Stack, kinds: dict[str, Compared]) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean difference of a stack's layers from those that they are matched with, and what adapters learn from
         where layers are chosen by something else: a difference of their own, in which the student is held.
 
         Layers take part that gave anything in this pass: some families leave layers out while they are trained.
         """
         learnt = kinds[self.config.loss_on]
-        none = torch.zeros_like(learnt.scale)
+        none = torch.zeros((), device=self.student.model.device)
         layers = [layer for layer in sorted(learnt.own) if all(layer in each.own for each in kinds.values())]
         others = [other for other in sorted(learnt.wanted) if all(other in each.wanted for each in kinds.values())]
         if not layers or not others:
@@ -203,7 +190,7 @@ class GuidedDistillationObjective(Objective):
         ]
         losses = {layer: learnt.apart(layer, other) for layer, other in pairs}
         if self.rounding is not None:
-            self.rounding.note({(stack.name, layer): loss.detach() / positions for layer, loss in losses.items()})
+            self.rounding.note({(stack.name, layer): loss for layer, loss in losses.items()})
         distilled = self.distilled(stack, list(losses))
         adapting = [
             kinds[kind].apart(layer, other, is_learnt=False)
@@ -222,13 +209,9 @@ class GuidedDistillationObjective(Objective):
             errors = (own[layers][:, None] - self.errors_of_teacher[stack.name][others]).abs()
         elif self.config.matching != "static":
             chosen = kinds[self.config.select_by]
+            infinite = torch.full((), torch.inf, device=self.student.model.device)
             rows = [
-                torch.stack(
-                    [
-                        chosen.apart(a, b) if fit[row, place] else torch.full_like(chosen.scale, torch.inf)
-                        for place, b in enumerate(others)
-                    ]
-                )
+                torch.stack([chosen.apart(a, b) if fit[row, place] else infinite for place, b in enumerate(others)])
                 for row, a in enumerate(layers)
             ]
             errors = torch.stack(rows).cpu()
