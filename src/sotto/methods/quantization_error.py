@@ -8,6 +8,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from sotto.architectures import Stack
+from sotto.layers import FactoredLinear
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.quantization_math import rounding_error
 from sotto.surgery import parts_of, present
@@ -28,7 +29,9 @@ def errors_of_layers(model: Any, stack: Stack, rounding: QuantizedPlaces) -> tor
 
 
 def unrounded(module: Any) -> torch.Tensor:
-    """A weight as it is trained, where training sees it rounded."""
+    """A weight as it is trained, where training sees it rounded; of two factors, their product."""
+    if isinstance(module, FactoredLinear):
+        return unrounded(module.second) @ unrounded(module.first)
     if parametrize.is_parametrized(module, "weight"):
         original: torch.Tensor = module.parametrizations["weight"].original
         return original
