@@ -126,8 +126,8 @@ def test_the_mean_difference_of_matched_layers_by_hand() -> None:
     expected = 3.0 * (0.5 * divergence + 7.0 * layers) / counted.sum()
     assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
     logged = objective.logged(student.model)
-    assert logged["guided_logits"] == pytest.approx((divergence / counted.sum()).item(), rel=1e-4)
-    assert logged["guided_layers"] == pytest.approx((layers / counted.sum()).item(), rel=1e-4)
+    assert logged["guided_distillation_logits"] == pytest.approx((divergence / counted.sum()).item(), rel=1e-4)
+    assert logged["guided_distillation_layers"] == pytest.approx((layers / counted.sum()).item(), rel=1e-4)
 
 
 def test_the_silence_after_a_clip_does_not_count_and_stacks_weigh_alike() -> None:
@@ -338,7 +338,12 @@ def test_teachers_that_cannot_be() -> None:
         built(parakeet, parakeet)
     with pytest.raises(SottoError, match="frozen: a model without a decoder is trained as a whole; leave it out"):
         built(parakeet, parakeet, layers=0.0, frozen=("encoder",))
+    rounding = QuantizationAware(stacks=("decoder",))
+    with pytest.raises(SottoError, match="^guided_distillation: rounding: there are no linears in the layers of dec"):
+        built(parakeet, parakeet, stacks=("encoder",), rounding=rounding, rounded_over=1)
     config = DistilWhisper("teacher")
+    with pytest.raises(SottoError, match="^distil_whisper: the teacher 'teacher' has another vocabulary"):
+        objectives.handler(config)(config, Setting(whisper().family, lambda _: whisper(languages=("hi",))))
     with pytest.raises(SottoError, match="distil_whisper is for Whisper; for a CTC model take layerwise_distillation"):
         objectives.handler(config)(config, Setting(parakeet.family, lambda _: parakeet))
 
@@ -358,6 +363,8 @@ def test_distil_whisper_is_a_divergence_beside_the_cross_entropy(weights: Any, f
     own, wanted = own.log_softmax(-1), wanted.log_softmax(-1)
     expected = factor * 4.0 * (wanted.exp() * (wanted - own)).sum() / counted.sum()
     assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert objective.name == "distil_whisper"
+    assert list(objective.logged(student.model)) == ["distil_whisper_logits"]
 
 
 def test_the_table_of_tokens_is_rounded_from_the_start_and_named_layers_alone_in_their_turn() -> None:

@@ -93,12 +93,16 @@ class GuidedDistillation:
 class GuidedDistillationObjective(Objective):
     """The teacher hears what the student hears, and is neither trained nor kept."""
 
-    name = "guided_distillation"
-
     def __init__(
-        self, config: GuidedDistillation, student: Family, teacher: Family, rounding: GuidedRounding | None
+        self,
+        config: GuidedDistillation,
+        student: Family,
+        teacher: Family,
+        rounding: GuidedRounding | None,
+        name: str,
     ) -> None:
         super().__init__()
+        self.name = name
         self.config, self.rounding = config, rounding
         self.student, self.teacher = student, teacher
         teacher.model.eval().requires_grad_(False)
@@ -135,7 +139,7 @@ class GuidedDistillationObjective(Objective):
             self.rounding.after_step(model, step)
 
     def logged(self, model: nn.Module) -> dict[str, float]:
-        """Both parts by themselves, over all processes, and the share of the layers that are rounded."""
+        """The parts by themselves, over all processes, and the share of the layers that are rounded."""
         found = {name: reduce(term, "sum").item() for name, term in self.terms.items()}
         if self.rounding is not None:
             found["rounded_layers"] = self.rounding.is_rounded.float().mean().item()
@@ -153,7 +157,9 @@ class GuidedDistillationObjective(Objective):
         for stack in self.stacks:
             learnt, of_adapters = self.of_stack(stack, self.compared(stack, taught, counted[stack.name]))
             layers, adapting = layers + share * learnt, adapting + share * of_adapters
-        self.terms = {"guided_logits": logits.detach(), "guided_layers": layers.detach()}
+        self.terms = {f"{self.name}_logits": logits.detach()}
+        if self.stacks:
+            self.terms[f"{self.name}_layers"] = layers.detach()
         # Adapters of widths that were not matched in this batch have a gradient too: processes wait for all of them.
         idle = sum((0.0 * parameter.sum() for parameter in self.comparisons.parameters()), torch.zeros_like(logits))
         return self.config.weight * (self.config.logits * logits + self.config.layers * (layers + adapting)) + idle
@@ -263,17 +269,24 @@ def frozen(model: Any, parts: Sequence[Part]) -> Iterator[None]:
 
 
 @objectives.register("guided_distillation", GuidedDistillation)
-def build_guided_distillation(config: GuidedDistillation, setting: Setting) -> GuidedDistillationObjective:
-    """Raises SottoError for a teacher of another family or vocabulary, and for parts that the model does not have."""
+def build_guided_distillation(config: GuidedDistillation, setting: Setting) -> Objective:
+    return objective_of(config, setting, "guided_distillation")
+
+
+def objective_of(config: GuidedDistillation, setting: Setting, name: str) -> GuidedDistillationObjective:
+    """The objective, with the name that it has in recipes.
+
+    Raises SottoError for a teacher of another family or vocabulary, and for parts that the model does not have.
+    """
     student: Family = setting.family
     stacks = [stack.name for stack in architecture_of(student.model.config).stacks]
-    if config.layers and (missing := [name for name in config.stacks if name not in stacks]):
-        raise SottoError(f"guided_distillation: stacks: the model has no {missing[0]}; name {' and '.join(stacks)}")
+    if config.layers and (missing := [part for part in config.stacks if part not in stacks]):
+        raise SottoError(f"{name}: stacks: the model has no {missing[0]}; name {' and '.join(stacks)}")
     if config.frozen and "decoder" not in stacks:
-        raise SottoError("guided_distillation: frozen: a model without a decoder is trained as a whole; leave it out")
-    teacher = open_teacher(config.teacher, setting, "guided_distillation")
+        raise SottoError(f"{name}: frozen: a model without a decoder is trained as a whole; leave it out")
+    teacher = open_teacher(config.teacher, setting, name)
     rounding = None
     if config.rounded_over is not None:
-        aware = rounding_of(student.model, config.rounding)
+        aware = rounding_of(student.model, config.rounding, f"{name}: rounding")
         rounding = GuidedRounding(student.model, aware, config.rounded_over)
-    return GuidedDistillationObjective(config, student, teacher, rounding)
+    return GuidedDistillationObjective(config, student, teacher, rounding, name)
