@@ -1,5 +1,6 @@
 """Guided distillation: what counts, who learns, which layers are chosen, and teachers that cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sotto.surgery import drop_module, narrow_ffn
 from stopped_runs import stopped_in_training
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
+ENCODER = QuantizationAware(stacks=("encoder",))
 AUDIO = [square_wave(300, 0.9), square_wave(700, 0.5)]
 
 
@@ -192,6 +194,10 @@ def test_only_the_layers_that_rounding_changes_most_are_distilled() -> None:
     assert student.model.model.decoder.layers[1].fc1.weight.grad.abs().sum() > 0
     untouched = student.model.model.decoder.layers[0].fc1.weight.grad
     assert untouched is None or untouched.abs().sum() == 0
+    alone = replace(rounding, stacks=("decoder",), layers={"decoder": (0,)})
+    assert (errors_of_layers(student.model, stack, alone) > 0).tolist() == [True, False]
+    assert errors_of_layers(student.model, student.architecture.stack("encoder"), alone).tolist() == [0.0]
+    assert built(student, teacher, distilled_layers=1, rounding=alone).distilled(stack, [0, 1]) == [0]
 
 
 def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
@@ -321,6 +327,8 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
         ({"frozen": ("decoder",)}, "stacks: the layers of what is frozen learn nothing; name the other stack"),
         ({"layers": 0.0, "rounded_over": 5}, "rounded_over goes by what layers learn; give layers a weight"),
         ({"frozen": ("encoder",), "rounded_over": 5}, "rounding: what is frozen cannot learn to be rounded"),
+        ({"distilled_layers": 1, "rounding": ENCODER}, "layers are chosen by what it changes; name what stacks names"),
+        ({"select_by": "quantization_error", "rounding": ENCODER}, "layers are chosen by what it changes; name what"),
     ],
 )
 def test_settings_are_checked(values: Any, message: str) -> None:

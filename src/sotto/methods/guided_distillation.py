@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -83,6 +83,10 @@ class GuidedDistillation:
         if self.rounded_over is not None and set(self.rounding.stacks) & set(self.frozen):
             raise SottoError("rounding: what is frozen cannot learn to be rounded; name the other stack in its stacks")
 
+        by_rounding = self.distilled_layers is not None or self.select_by == "quantization_error"
+        if by_rounding and not set(self.stacks) <= set(self.rounding.stacks):
+            raise SottoError("rounding: layers are chosen by what it changes; name what stacks names in its stacks")
+
     @property
     def kinds(self) -> list[str]:
         """What is compared of layers at all."""
@@ -117,7 +121,7 @@ class GuidedDistillationObjective(Objective):
             }
         )
         self.errors_of_teacher = {
-            stack.name: errors_of_layers(teacher.model, stack, config.rounding).cpu()
+            stack.name: self.errors_if_rounded(teacher, stack)
             for stack in self.stacks
             if config.select_by == "quantization_error"
         }
@@ -211,7 +215,7 @@ class GuidedDistillationObjective(Objective):
         fit = torch.tensor([[all(each.fit(a, b) for each in kinds.values()) for b in others] for a in layers])
         errors = torch.zeros(len(layers), len(others))
         if self.config.matching != "static" and self.config.select_by == "quantization_error":
-            own = errors_of_layers(self.student.model, stack, self.config.rounding).cpu()
+            own = self.errors_if_rounded(self.student, stack)
             errors = (own[layers][:, None] - self.errors_of_teacher[stack.name][others]).abs()
         elif self.config.matching != "static":
             chosen = kinds[self.config.select_by]
@@ -222,6 +226,10 @@ class GuidedDistillationObjective(Objective):
             ]
             errors = torch.stack(rows).cpu()
         return errors.masked_fill(~fit, torch.inf)
+
+    def errors_if_rounded(self, family: Family, stack: Stack) -> torch.Tensor:
+        """(layers,), on the CPU. As if all were rounded: the teacher's layers are not those of the settings."""
+        return errors_of_layers(family.model, stack, replace(self.config.rounding, layers={})).cpu()
 
     def distilled(self, stack: Stack, layers: list[int]) -> list[int]:
         """Those of `layers` that learn from the teacher."""

@@ -16,12 +16,14 @@ from sotto.surgery import parts_of, present
 
 @torch.no_grad()
 def errors_of_layers(model: Any, stack: Stack, rounding: QuantizedPlaces) -> torch.Tensor:
-    """(layers,): of every layer of a stack, the mean relative error of its linears' weights when they are rounded."""
+    """(layers,): of every layer of a stack, the mean relative error of its linears' weights when they are rounded; 0
+    where they are not."""
     found = []
     for index in range(len(model.get_submodule(stack.layers))):
         errors = [
             rounding_error(unrounded(part), rounding.bits, rounding.scales)
             for linear in present(model, stack, index).linears()
+            if rounding.takes(stack.name, index)
             for part in parts_of(model, stack, index, linear).values()
         ]
         found.append(torch.stack(errors).mean() if errors else torch.zeros((), device=model.device))
