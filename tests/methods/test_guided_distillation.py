@@ -230,6 +230,18 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
         assert rounded() == [True, True]
 
 
+def test_a_training_that_ends_before_all_layers_are_rounded_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    student, teacher = pair()
+    objective = built(student, teacher, rounding=QuantizationAware(stacks=("decoder",)), rounded_over=4)
+    with objective.attached(student.model):
+        objective.after_step(student.model, 2, 0.1)
+    expected = "1 of 2 layers were rounded when training ended; let rounded_over be less than its steps"
+    assert caplog.messages == [expected]
+    with objective.attached(student.model):
+        objective.after_step(student.model, 4, 0.1)
+    assert caplog.messages == [expected]
+
+
 def test_the_mean_of_a_layers_losses_does_not_depend_on_how_often_it_was_heard() -> None:
     student, teacher = pair()
     objective = built(student, teacher, rounding=QuantizationAware(stacks=("decoder",)), rounded_over=100)

@@ -6,6 +6,7 @@ quantization layers are selected by the distillation loss.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from sotto.architectures import architecture_of
 from sotto.methods.quantization_aware import QuantizationAwareObjective
 
 MEMORY = 0.95  # of the running mean of a layer's loss, from one step to the next
+
+logger = logging.getLogger(__name__)
 
 Layer = tuple[str, int]
 """(stack, index)."""
@@ -63,6 +66,12 @@ class GuidedRounding(nn.Module):
                 yield
             finally:
                 loaded.remove()
+        if not self.is_rounded.all():
+            logger.warning(
+                "%d of %d layers were rounded when training ended; let rounded_over be less than its steps",
+                self.is_rounded.sum(),
+                len(self.paths),
+            )
 
     def switch(self, model: nn.Module) -> None:
         """Round the weights of all layers but those whose turn has not come."""
