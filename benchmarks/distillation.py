@@ -51,6 +51,7 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
             replace(guided, stacks=("encoder", "decoder"), inside=("ffn", "attention")),
         ),
         "guided, most changed layers only": (replace(guided, distilled_layers=2),),
+        "guided, 8 bits from the start": (guided, QuantizationAware(embedding_bits=8)),
         "guided, 4 bits from the start": (guided, four),
         "guided, 4 bits by distillation loss": (replace(guided, rounding=four, rounded_over=max(steps // 2, 1)),),
     }

@@ -39,6 +39,7 @@ def test_every_way_is_trained_once_and_measured(
     assert list(dict.fromkeys(row["way"] for row in rows)) == ["teacher", "student, trained directly", *ways]
     by_kind = {(row["way"], row["kind"]): row for row in rows}
     assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 4
+    assert {kind for way, kind in by_kind if way == "guided, 8 bits from the start"} == {"16 bits", "8 bits"}
     assert by_kind["teacher", "16 bits"]["parameters"] > by_kind["fine-tuned only", "16 bits"]["parameters"]
     for name in ways:
         assert by_kind[name, "8 bits"]["bytes"] < by_kind[name, "16 bits"]["bytes"]
