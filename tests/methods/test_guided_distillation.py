@@ -163,6 +163,56 @@ def test_a_batch_twice_as_large_has_the_same_loss(loss_on: Any) -> None:
         assert term_within(student, objective, twice).item() == pytest.approx(once, rel=1e-4)
 
 
+def apart_by_hand(student: Recognizer, teacher: Recognizer, kind: str) -> torch.Tensor:
+    """(student's layers, teacher's layers): how far layers of decoders of one width are apart."""
+    decoders = [found.model.model.decoder for found in (student, teacher)]
+    if kind == "quantization_error":
+        stack, rounding = student.architecture.stack("decoder"), QuantizationAware()
+        own, wanted = (errors_of_layers(found.model, stack, rounding) for found in (student, teacher))
+        return (own[:, None] - wanted).abs()
+    if kind == "weight":
+        own, wanted = (torch.stack([layer.fc1.weight.softmax(-1) for layer in each.layers]) for each in decoders)
+        return (own[:, None] - wanted).abs().sum(-1).mean(-1)
+    batch = batch_for(student)
+    kept: list[dict[str, States]] = [{}, {}]
+    for found, states in zip((student, teacher), kept, strict=True):
+        with keeping_states(found.model, [found.architecture.stack("decoder")], ("ffn",), states):
+            found.family.loss(batch, 0.0)
+    counted = batch["labels"] != IGNORED
+    own, wanted = (
+        torch.stack([layer["ffn"][counted].softmax(-1) for layer in states["decoder"].values()]) for states in kept
+    )
+    return (own[:, None] - wanted).square().sum(-1).mean(-1)
+
+
+@pytest.mark.parametrize("select_by", ["hidden", "weight", "quantization_error"])
+@pytest.mark.parametrize("loss_on", ["hidden", "weight"])
+def test_layers_are_chosen_by_one_thing_and_taught_by_another(select_by: Any, loss_on: Any) -> None:
+    """The nearest layer by `select_by`, the difference of `loss_on`, and gradients of that difference alone."""
+    student, teacher = whisper(decoder_layers=2), whisper(decoder_layers=4, seed=4)
+    own, wanted = (found.model.model.decoder.layers for found in (student, teacher))
+    with torch.no_grad():
+        wanted[3].fc1.weight.copy_(1.2 * own[0].fc1.weight)
+        wanted[2].fc1.weight.copy_(1.2 * own[1].fc1.weight)
+        own[0].fc2.weight[:, 0] = wanted[1].fc2.weight[:, 0] = 5.0  # all other weights become coarse
+    chosen = {
+        kind: apart_by_hand(student, teacher, kind).argmin(1).tolist()
+        for kind in ("hidden", "weight", "quantization_error")
+    }
+    assert chosen["weight"] == [3, 2]
+    assert chosen["quantization_error"][0] == 1
+    assert len({tuple(places) for places in chosen.values()}) == 3  # so that one is not taken for another
+    expected = apart_by_hand(student, teacher, loss_on)[[0, 1], chosen[select_by]].mean()
+    learnt = [layer.fc1.weight for layer in own]
+    gradients = torch.autograd.grad(expected, learnt)
+    objective = built(student, teacher, select_by=select_by, loss_on=loss_on, matching="free", logits=0.0, weight=1.0)
+    loss = term(student, objective)
+    learnt_of = objective.logged(student.model)["guided_distillation_layers"]  # without what adapters learn from
+    assert learnt_of == pytest.approx(expected.item(), rel=1e-4)
+    for found, gradient in zip(torch.autograd.grad(loss, learnt), gradients, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-6)
+
+
 def test_states_of_later_tokens_do_not_reach_earlier_ones() -> None:
     """The released code takes them in a pass without the causal mask."""
     found = whisper()
