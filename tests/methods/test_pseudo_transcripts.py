@@ -15,7 +15,7 @@ from sotto.data import ClipSource, DataConfig, open_data
 from sotto.decoding import Transcription
 from sotto.errors import SottoError
 from sotto.methods import DistilWhisper, FineTuning
-from sotto.methods.pseudo_transcripts import is_learnt, transcribed
+from sotto.methods.pseudo_transcripts import is_learnt, line_of, transcribed, written_by
 from sotto.text import get_normalizer
 from sotto.training import Training
 from tones import write_folder
@@ -78,6 +78,18 @@ def test_a_second_start_goes_on_where_the_first_was_stopped(
     heard = says({"two": "dos", "three": "tres"})
     assert [clip.text for clip in transcribed(source, lambda: teacher, "en", path, BASIC)] == ["uno", "dos", "tres"]
     assert len(heard) == 2
+
+
+def test_where_all_is_written_the_teacher_is_not_opened(source: ClipSource, tmp_path: Path) -> None:
+    """As a run leaves it that was stopped while others still wrote their shares."""
+    texts = {reference.name: str(reference.text) for reference in source.references}
+    lines = "".join(line_of(name, text) for name, text in texts.items())
+    (tmp_path / "transcripts.0.jsonl").write_text(lines)
+    assert written_by(source, make_none, "en", tmp_path / "transcripts.0.jsonl") == texts
+
+
+def make_none() -> Recognizer:
+    raise AssertionError("a teacher was opened")
 
 
 def test_what_is_far_from_the_clips_own_text_is_left_out(
