@@ -313,10 +313,10 @@ def test_the_mean_of_a_layers_losses_does_not_depend_on_how_often_it_was_heard()
     assert rounding.means().tolist() == pytest.approx([expected, 1.2])
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_a_part_can_be_left_as_it_is(part: Any) -> None:
+@pytest.mark.parametrize(("part", "other"), [("encoder", "decoder"), ("decoder", "encoder")])
+def test_a_part_can_be_left_as_it_is(part: Any, other: Any) -> None:
     student, teacher = pair()
-    objective = built(student, teacher, frozen=(part,), stacks=("encoder", "decoder"))
+    objective = built(student, teacher, frozen=(part,), stacks=(other,))
     encoder = {id(parameter) for parameter in student.model.model.encoder.parameters()}
     before = {name: parameter.requires_grad for name, parameter in student.model.named_parameters()}
     with objective.attached(student.model):
@@ -387,6 +387,10 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
         ({"frozen": ("encoder", "decoder")}, "encoder and decoder together leave nothing to train"),
         ({"distilled_layers": 0}, "distilled_layers must be at least 1, found 0"),
         ({"frozen": ("decoder",)}, "stacks: the layers of what is frozen learn nothing; name the other stack"),
+        (
+            {"frozen": ("encoder",), "stacks": ("encoder", "decoder")},
+            "stacks: the layers of what is frozen learn nothing",
+        ),
         ({"layers": 0.0, "rounded_over": 5}, "rounded_over goes by what layers learn; give layers a weight"),
         ({"frozen": ("encoder",), "rounded_over": 5}, "rounding: what is frozen cannot learn to be rounded"),
         ({"distilled_layers": 1, "rounding": ENCODER}, "layers are chosen by what it changes; name what stacks names"),

@@ -72,7 +72,7 @@ class GuidedDistillation:
             raise SottoError("inside and stacks must each name something")
         if set(self.frozen) >= {"encoder", "decoder"}:
             raise SottoError("frozen: encoder and decoder together leave nothing to train")
-        if self.layers and set(self.stacks) <= set(self.frozen):
+        if self.layers and set(self.stacks) & set(self.frozen):
             raise SottoError("stacks: the layers of what is frozen learn nothing; name the other stack")
         for name in ("distilled_layers", "rounded_over"):
             value = getattr(self, name)
