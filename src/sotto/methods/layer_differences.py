@@ -72,13 +72,12 @@ class HiddenStates(nn.Module):
 
     def forward(self, own: States, wanted: States) -> Compared:
         """Of states (positions, width)."""
-        shapes = shapes_of(own)
 
         def adapted(name: str, states: torch.Tensor, shape: torch.Size) -> torch.Tensor:
             found: torch.Tensor = self.adapters(name, states, shape[-1])
             return found
 
-        return compared(own, wanted, shapes, adapted, self.temperature, 2)
+        return compared(own, wanted, adapted, self.temperature, 2)
 
 
 class FirstWeights(nn.Module):
@@ -105,19 +104,18 @@ class FirstWeights(nn.Module):
             found: torch.Tensor = self.inputs(name, self.outputs(name, weight.t(), shape[0]).t(), shape[1])
             return found
 
-        return compared(own, wanted, shapes_of(own), adapted, self.temperature, 1)
+        return compared(own, wanted, adapted, self.temperature, 1)
 
 
 def compared(
     own: States,
     wanted: States,
-    shapes: Iterable[tuple[str, torch.Size]],
     adapted: Callable[[str, torch.Tensor, torch.Size], torch.Tensor],
     temperature: float,
     power: int,
 ) -> Compared:
     """Every softmax is taken once, and not for every pair of layers; the square of the temperature is in the scale."""
-    shapes = list(shapes)
+    shapes = {(name, each.shape) for modules in own.values() for name, each in modules.items()}
     students = {
         layer: {name: (each.float() / temperature).softmax(-1) for name, each in modules.items()}
         for layer, modules in own.items()
@@ -133,10 +131,6 @@ def compared(
         if modules
     }
     return Compared(students, teachers, power, temperature**2)
-
-
-def shapes_of(own: States) -> set[tuple[str, torch.Size]]:
-    return {(name, each.shape) for modules in own.values() for name, each in modules.items()}
 
 
 def widths_of_states(model: Any, stack: Stack, inside: Sequence[Inside]) -> list[tuple[str, int]]:
