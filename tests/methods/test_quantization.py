@@ -290,8 +290,8 @@ def test_other_methods_come_before_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bits": 4, "dynamic": True}, "products in whole numbers need 8 bits and one scale an output"),
-        ({"scales": "block", "dynamic": True}, "products in whole numbers need 8 bits and one scale an output"),
+        ({"bits": 4, "dynamic": True}, "dynamic: products in whole numbers need 8 bits and one scale an output"),
+        ({"scales": "block", "dynamic": True}, "dynamic: products in whole numbers need 8 bits and one scale an output"),
         ({"stacks": ()}, "stacks must name encoder, decoder or both"),
         ({"stacks": ("encoder",), "layers": {"decoder": (0,)}}, "layers: 'decoder' is not among stacks, encoder"),
     ],
