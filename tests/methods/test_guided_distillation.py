@@ -20,7 +20,8 @@ from sotto.methods.quantization_error import errors_of_layers
 from sotto.objectives import Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
-from sotto.surgery import drop_module, narrow_ffn
+from sotto.structure import from_json
+from sotto.surgery import drop_module, narrow_ffn, places
 from stopped_runs import stopped_in_training
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
@@ -83,7 +84,8 @@ def test_a_model_has_nothing_to_learn_from_itself(architecture: str, loss_on: An
     objective = built(found, found.copy(), **settings)
     assert term(found, objective).item() == pytest.approx(0.0, abs=1e-6)
     assert not objective.comparisons.state_dict()  # the same widths: nothing to adapt
-    assert all(not module._forward_hooks for module in found.model.modules())
+    for model in (found.model, objective.teacher.model):
+        assert all(not module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("matching", ["static", "free", "monotone"])
@@ -493,6 +495,21 @@ def test_layers_that_are_left_out_while_training_take_no_part() -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
         assert term(found, objective).isfinite()
+
+
+@pytest.mark.parametrize("select_by", ["hidden", "weight", "quantization_error"])
+def test_what_a_step_costs_does_not_grow_with_the_layers(select_by: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The structure record is read once a look at a model at most, and not for every layer."""
+    student, teacher = pair()
+    for found in (student, teacher):
+        stack = found.architecture.stack("decoder")
+        narrow_ffn(found.model, stack, 1, stack.feed_forwards[0], range(40))  # so that there is a record
+    objective = built(student, teacher, select_by=select_by, loss_on="weight")
+    reads = []
+    with objective.attached(student.model):
+        monkeypatch.setattr(places, "from_json", lambda record: reads.append(record) or from_json(record))
+        term_within(student, objective)
+    assert len(reads) <= 3  # the weights of both, and the errors of the student
 
 
 def test_the_teacher_hears_as_much_as_the_student_does_in_its_training() -> None:

@@ -291,7 +291,10 @@ def test_other_methods_come_before_it(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"bits": 4, "dynamic": True}, "dynamic: products in whole numbers need 8 bits and one scale an output"),
-        ({"scales": "block", "dynamic": True}, "dynamic: products in whole numbers need 8 bits and one scale an output"),
+        (
+            {"scales": "block", "dynamic": True},
+            "dynamic: products in whole numbers need 8 bits and one scale an output",
+        ),
         ({"stacks": ()}, "stacks must name encoder, decoder or both"),
         ({"stacks": ("encoder",), "layers": {"decoder": (0,)}}, "layers: 'decoder' is not among stacks, encoder"),
     ],

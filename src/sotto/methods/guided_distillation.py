@@ -126,6 +126,7 @@ class GuidedDistillationObjective(Objective):
             if config.select_by == "quantization_error"
         }
         self.heard: dict[str, States] = {}
+        self.taught: dict[str, States] = {}
         self.terms: dict[str, torch.Tensor] = {}
 
     @contextmanager
@@ -133,7 +134,8 @@ class GuidedDistillationObjective(Objective):
         with ExitStack() as attached:
             attached.enter_context(frozen(model, self.config.frozen))
             attached.enter_context(hearing_alike(self.teacher, self.student))
-            attached.enter_context(keeping_states(model, self.stacks, self.config.inside, self.heard))
+            for each, states in ((model, self.heard), (self.teacher.model, self.taught)):
+                attached.enter_context(keeping_states(each, self.stacks, self.config.inside, states))
             if self.rounding is not None:
                 attached.enter_context(self.rounding.attached(model))
             yield
@@ -150,8 +152,7 @@ class GuidedDistillationObjective(Objective):
         return found
 
     def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
-        taught: dict[str, States] = {}
-        with torch.no_grad(), keeping_states(self.teacher.model, self.stacks, self.config.inside, taught):
+        with torch.no_grad():
             wanted, _ = self.teacher.loss(batch, 0.0)
         counted = self.student.counted_positions(batch, outputs)
         apart = divergence_of_scores(outputs.logits, wanted.logits, counted[self.deciding], self.config.temperature)
@@ -159,7 +160,7 @@ class GuidedDistillationObjective(Objective):
         share = (batch["labels"] != IGNORED).sum() / tokens
         layers = adapting = torch.zeros((), device=tokens.device)
         for stack in self.stacks:
-            learnt, of_adapters = self.of_stack(stack, self.compared(stack, taught, counted[stack.name]))
+            learnt, of_adapters = self.of_stack(stack, self.compared(stack, counted[stack.name]))
             layers, adapting = layers + share * learnt, adapting + share * of_adapters
         self.terms = {f"{self.name}_logits": logits.detach()}
         if self.stacks:
@@ -168,11 +169,11 @@ class GuidedDistillationObjective(Objective):
         idle = sum((0.0 * parameter.sum() for parameter in self.comparisons.parameters()), torch.zeros_like(logits))
         return self.config.weight * (self.config.logits * logits + self.config.layers * (layers + adapting)) + idle
 
-    def compared(self, stack: Stack, taught: dict[str, States], counted: torch.Tensor) -> dict[str, Compared]:
+    def compared(self, stack: Stack, counted: torch.Tensor) -> dict[str, Compared]:
         """What layers are chosen by and taught by, in this process."""
         found = {}
         if "hidden" in self.config.kinds:
-            states = (at_positions(each.get(stack.name, {}), counted) for each in (self.heard, taught))
+            states = (at_positions(each.get(stack.name, {}), counted) for each in (self.heard, self.taught))
             found["hidden"] = self.comparisons[f"{stack.name}_hidden"](*states)
         if "weight" in self.config.kinds:
             weights = (first_weights(each.model, stack) for each in (self.student, self.teacher))

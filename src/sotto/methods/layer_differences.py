@@ -16,7 +16,7 @@ from torch import nn
 from sotto.architectures import FeedForward, Stack
 from sotto.methods.layer_states import Inside, States, modules_inside
 from sotto.methods.quantization_error import unrounded
-from sotto.surgery import get_any_linear, layer_path, present
+from sotto.surgery import get_any_linear, layers_of
 
 Widths = Iterable[tuple[str, int]]
 """(module, width)."""
@@ -144,9 +144,10 @@ def widths_of_states(model: Any, stack: Stack, inside: Sequence[Inside]) -> list
 
 def first_weights(model: Any, stack: Stack) -> States:
     """For every layer, the first weights of its feed-forward networks as they are trained, by module."""
-    found: States = {}
-    for index in range(len(model.get_submodule(stack.layers))):
-        networks = present(model, stack, index).feed_forwards
-        linears = {each.name: model.get_submodule(layer_path(stack, index, each.up)) for each in networks}
-        found[index] = {name: unrounded(linear) for name, linear in linears.items()}
-    return found
+    return {
+        index: {
+            network.name: unrounded(get_any_linear(model, stack, index, network.up)) for network in layer.feed_forwards
+        }
+        for layer, index in layers_of(model)
+        if layer.name == stack.name
+    }

@@ -11,7 +11,7 @@ from sotto.architectures import Stack
 from sotto.layers import FactoredLinear
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.quantization_math import rounding_error
-from sotto.surgery import parts_of, present
+from sotto.surgery import layers_of, parts_of
 
 
 @torch.no_grad()
@@ -19,10 +19,12 @@ def errors_of_layers(model: Any, stack: Stack, rounding: QuantizedPlaces) -> tor
     """(layers,): of every layer of a stack, the mean relative error of its linears' weights when they are rounded; 0
     where they are not."""
     found = []
-    for index in range(len(model.get_submodule(stack.layers))):
+    for layer, index in layers_of(model):
+        if layer.name != stack.name:
+            continue
         errors = [
             rounding_error(unrounded(part), rounding.bits, rounding.scales)
-            for linear in present(model, stack, index).linears()
+            for linear in layer.linears()
             if rounding.takes(stack.name, index)
             for part in parts_of(model, stack, index, linear).values()
         ]
