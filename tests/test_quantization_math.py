@@ -148,9 +148,11 @@ import torch
 from sotto.quantization_math import adds_exactly, whole_product
 
 generator = torch.Generator().manual_seed(0)
-rows, codes = (torch.randint(-127, 128, (n, 256), dtype=torch.int8, generator=generator) for n in (20, 64))
-exact = torch.equal(whole_product(rows, codes).double(), rows.double() @ codes.double().t())
-print(adds_exactly(), exact)
+exact = []
+for inputs, least in ((256, -127), (5120, 120)):  # the latter are Whisper large's, with sums of more than 2^24
+    rows, codes = (torch.randint(least, 128, (n, inputs), dtype=torch.int8, generator=generator) for n in (20, 64))
+    exact.append(torch.equal(whole_product(rows, codes).double(), rows.double() @ codes.double().t()))
+print(adds_exactly(), all(exact))
 """
 
 

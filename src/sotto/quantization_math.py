@@ -15,6 +15,7 @@ Scales = Literal["tensor", "channel", "block"]
 
 BLOCK = 32  # inputs that share a scale, where scales are by block
 LEAST_SCALE = 2.0**-24  # the smallest number above zero in half precision
+EXACT_INPUTS = 1024  # so many products of codes add up to less than 2^24: single precision has every whole number there
 
 
 def largest_code(bits: int) -> int:
@@ -109,7 +110,8 @@ def whole_product(rows: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     if codes.shape[1] == 1:  # torch 2.13 gives other products on the CPU where there is one input only
         rows, codes = (torch.nn.functional.pad(each, (0, 1)) for each in (rows, codes))
     if not codes.is_meta and not adds_exactly():
-        return rows.float() @ codes.float().t()
+        parts = zip(rows.float().split(EXACT_INPUTS, 1), codes.float().split(EXACT_INPUTS, 1), strict=True)
+        return torch.stack([(part @ weights.t()).int() for part, weights in parts]).sum(0)
     return torch._int_mm(rows, codes.t())
 
 

@@ -6,8 +6,9 @@ import pytest
 
 import distillation
 import results_file
-from sotto.checkpoint import Recognizer
+from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource
+from sotto.metrics.published_sizes import whisper_kdq_bytes
 from tones import PITCHES, tiny_whisper, write_folder
 
 
@@ -39,7 +40,13 @@ def test_every_way_is_trained_once_and_measured(
     assert list(dict.fromkeys(row["way"] for row in rows)) == ["teacher", "student, trained directly", *ways]
     by_kind = {(row["way"], row["kind"]): row for row in rows}
     assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 4
+    assert {kind for way, kind in by_kind if way == "guided, 8 bits from the start"} == {"16 bits", "8 bits"}
     assert by_kind["teacher", "16 bits"]["parameters"] > by_kind["fine-tuned only", "16 bits"]["parameters"]
+    shapes = [load(str(tmp_path / name)).model for name in ("teacher", "student")]
+    assert by_kind["teacher", "16 bits"]["bytes_by_rule"] == whisper_kdq_bytes(shapes[0])
+    assert by_kind["guided, monotone", "8 bits"]["bytes_by_rule"] == whisper_kdq_bytes(shapes[1], 8)
+    assert by_kind["guided, monotone", "4 bits"]["bytes_by_rule"] is None
+    assert by_kind["guided, monotone", "8 bits"]["notes"][-1].endswith("MB when ideally packed")
     for name in ways:
         assert by_kind[name, "8 bits"]["bytes"] < by_kind[name, "16 bits"]["bytes"]
         assert name == "fine-tuned only" or by_kind[name, "8 bits"]["against_dense"] is not None

@@ -1,5 +1,6 @@
 """Guided distillation: what counts, who learns, which layers are chosen, and teachers that cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from sotto.methods.quantization_error import errors_of_layers
 from sotto.objectives import Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
-from sotto.surgery import drop_module, narrow_ffn
+from sotto.structure import from_json
+from sotto.surgery import drop_module, narrow_ffn, places
 from stopped_runs import stopped_in_training
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
+ENCODER = QuantizationAware(stacks=("encoder",))
 AUDIO = [square_wave(300, 0.9), square_wave(700, 0.5)]
 
 
@@ -65,8 +68,8 @@ def term(found: Recognizer, objective: GuidedDistillationObjective) -> torch.Ten
         return term_within(found, objective)
 
 
-def term_within(found: Recognizer, objective: GuidedDistillationObjective) -> torch.Tensor:
-    batch = batch_for(found)
+def term_within(found: Recognizer, objective: GuidedDistillationObjective, batch: Batch | None = None) -> torch.Tensor:
+    batch = batch_for(found) if batch is None else batch
     outputs, _ = found.family.loss(batch, 0.0)
     loss: torch.Tensor = objective(found.model, batch, outputs, (batch["labels"] != IGNORED).sum())
     return loss
@@ -81,7 +84,8 @@ def test_a_model_has_nothing_to_learn_from_itself(architecture: str, loss_on: An
     objective = built(found, found.copy(), **settings)
     assert term(found, objective).item() == pytest.approx(0.0, abs=1e-6)
     assert not objective.comparisons.state_dict()  # the same widths: nothing to adapt
-    assert all(not module._forward_hooks for module in found.model.modules())
+    for model in (found.model, objective.teacher.model):
+        assert all(not module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("matching", ["static", "free", "monotone"])
@@ -126,8 +130,89 @@ def test_the_mean_difference_of_matched_layers_by_hand() -> None:
     expected = 3.0 * (0.5 * divergence + 7.0 * layers) / counted.sum()
     assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
     logged = objective.logged(student.model)
-    assert logged["guided_logits"] == pytest.approx((divergence / counted.sum()).item(), rel=1e-4)
-    assert logged["guided_layers"] == pytest.approx((layers / counted.sum()).item(), rel=1e-4)
+    assert logged["guided_distillation_logits"] == pytest.approx((divergence / counted.sum()).item(), rel=1e-4)
+    assert logged["guided_distillation_layers"] == pytest.approx((layers / counted.sum()).item(), rel=1e-4)
+
+
+def test_the_silence_after_a_clip_does_not_count_and_stacks_weigh_alike() -> None:
+    student, teacher = whisper(), whisper(seed=4)
+    batch = batch_for(student)
+    kept: list[dict[str, States]] = [{}, {}]
+    with torch.no_grad():
+        for found, states in zip((student, teacher), kept, strict=True):
+            with keeping_states(found.model, found.architecture.stacks, ("ffn",), states):
+                found.family.loss(batch, 0.0)
+    counted = {"encoder": torch.arange(50) < torch.tensor([[45], [25]]), "decoder": batch["labels"] != IGNORED}
+    expected = {}  # 0.9 and 0.5 seconds of a window of one, with a position every 0.02
+    for stack, positions in counted.items():
+        own, wanted = (states[stack][0]["ffn"][positions].softmax(-1) for states in kept)
+        expected[stack] = (own - wanted).square().sum(-1).mean().item()
+    settings: dict[str, Any] = {"logits": 0.0, "weight": 1.0}
+    for name, loss in expected.items():
+        assert term(student, built(student, teacher, stacks=(name,), **settings)).item() == pytest.approx(loss, 1e-4)
+    both = term(student, built(student, teacher, stacks=("encoder", "decoder"), **settings))
+    assert both.item() == pytest.approx(sum(expected.values()), 1e-4)
+
+
+@pytest.mark.parametrize("loss_on", ["hidden", "weight"])
+def test_a_batch_twice_as_large_has_the_same_loss(loss_on: Any) -> None:
+    student, teacher = pair()
+    objective = built(student, teacher, loss_on=loss_on, stacks=("encoder", "decoder"))
+    batch = batch_for(student)
+    with objective.attached(student.model):
+        once = term_within(student, objective, batch).item()
+        twice = {name: torch.cat([each, each]) for name, each in batch.items()}
+        assert term_within(student, objective, twice).item() == pytest.approx(once, rel=1e-4)
+
+
+def apart_by_hand(student: Recognizer, teacher: Recognizer, kind: str) -> torch.Tensor:
+    """(student's layers, teacher's layers): how far layers of decoders of one width are apart."""
+    decoders = [found.model.model.decoder for found in (student, teacher)]
+    if kind == "quantization_error":
+        stack, rounding = student.architecture.stack("decoder"), QuantizationAware()
+        own, wanted = (errors_of_layers(found.model, stack, rounding) for found in (student, teacher))
+        return (own[:, None] - wanted).abs()
+    if kind == "weight":
+        own, wanted = (torch.stack([layer.fc1.weight.softmax(-1) for layer in each.layers]) for each in decoders)
+        return (own[:, None] - wanted).abs().sum(-1).mean(-1)
+    batch = batch_for(student)
+    kept: list[dict[str, States]] = [{}, {}]
+    for found, states in zip((student, teacher), kept, strict=True):
+        with keeping_states(found.model, [found.architecture.stack("decoder")], ("ffn",), states):
+            found.family.loss(batch, 0.0)
+    counted = batch["labels"] != IGNORED
+    own, wanted = (
+        torch.stack([layer["ffn"][counted].softmax(-1) for layer in states["decoder"].values()]) for states in kept
+    )
+    return (own[:, None] - wanted).square().sum(-1).mean(-1)
+
+
+@pytest.mark.parametrize("select_by", ["hidden", "weight", "quantization_error"])
+@pytest.mark.parametrize("loss_on", ["hidden", "weight"])
+def test_layers_are_chosen_by_one_thing_and_taught_by_another(select_by: Any, loss_on: Any) -> None:
+    """The nearest layer by `select_by`, the difference of `loss_on`, and gradients of that difference alone."""
+    student, teacher = whisper(decoder_layers=2), whisper(decoder_layers=4, seed=4)
+    own, wanted = (found.model.model.decoder.layers for found in (student, teacher))
+    with torch.no_grad():
+        wanted[3].fc1.weight.copy_(1.2 * own[0].fc1.weight)
+        wanted[2].fc1.weight.copy_(1.2 * own[1].fc1.weight)
+        own[0].fc2.weight[:, 0] = wanted[1].fc2.weight[:, 0] = 5.0  # all other weights become coarse
+    chosen = {
+        kind: apart_by_hand(student, teacher, kind).argmin(1).tolist()
+        for kind in ("hidden", "weight", "quantization_error")
+    }
+    assert chosen["weight"] == [3, 2]
+    assert chosen["quantization_error"][0] == 1
+    assert len({tuple(places) for places in chosen.values()}) == 3  # so that one is not taken for another
+    expected = apart_by_hand(student, teacher, loss_on)[[0, 1], chosen[select_by]].mean()
+    learnt = [layer.fc1.weight for layer in own]
+    gradients = torch.autograd.grad(expected, learnt)
+    objective = built(student, teacher, select_by=select_by, loss_on=loss_on, matching="free", logits=0.0, weight=1.0)
+    loss = term(student, objective)
+    learnt_of = objective.logged(student.model)["guided_distillation_layers"]  # without what adapters learn from
+    assert learnt_of == pytest.approx(expected.item(), rel=1e-4)
+    for found, gradient in zip(torch.autograd.grad(loss, learnt), gradients, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_states_of_later_tokens_do_not_reach_earlier_ones() -> None:
@@ -161,6 +246,10 @@ def test_only_the_layers_that_rounding_changes_most_are_distilled() -> None:
     assert student.model.model.decoder.layers[1].fc1.weight.grad.abs().sum() > 0
     untouched = student.model.model.decoder.layers[0].fc1.weight.grad
     assert untouched is None or untouched.abs().sum() == 0
+    alone = replace(rounding, stacks=("decoder",), layers={"decoder": (0,)})
+    assert (errors_of_layers(student.model, stack, alone) > 0).tolist() == [True, False]
+    assert errors_of_layers(student.model, student.architecture.stack("encoder"), alone).tolist() == [0.0]
+    assert built(student, teacher, distilled_layers=1, rounding=alone).distilled(stack, [0, 1]) == [0]
 
 
 def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
@@ -193,10 +282,43 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
         assert rounded() == [True, True]
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_a_part_can_be_left_as_it_is(part: Any) -> None:
+def test_a_training_that_ends_before_all_layers_are_rounded_says_so(caplog: pytest.LogCaptureFixture) -> None:
     student, teacher = pair()
-    objective = built(student, teacher, frozen=(part,), stacks=("encoder", "decoder"))
+    objective = built(student, teacher, rounding=QuantizationAware(stacks=("decoder",)), rounded_over=4)
+    with objective.attached(student.model):
+        objective.after_step(student.model, 2, 0.1)
+    expected = "1 of 2 layers were rounded when training ended; let rounded_over be less than its steps"
+    assert caplog.messages == [expected]
+    with objective.attached(student.model):
+        objective.after_step(student.model, 4, 0.1)
+    assert caplog.messages == [expected]
+
+
+def test_the_mean_of_a_layers_losses_does_not_depend_on_how_often_it_was_heard() -> None:
+    student, teacher = pair()
+    objective = built(student, teacher, rounding=QuantizationAware(stacks=("decoder",)), rounded_over=100)
+    rounding = objective.rounding
+    assert rounding is not None
+    assert rounding.means().tolist() == [0.0, 0.0]
+    rounding.note(losses(1.0))
+    rounding.take_in()
+    rounding.note(losses(1.0, 1.2))  # the second layer was left out of the first pass
+    rounding.take_in()
+    assert rounding.means().tolist() == pytest.approx([1.0, 1.2])
+    with objective.attached(student.model):
+        objective.after_step(student.model, 1, 0.1)
+        assert rounding.is_rounded.tolist() == [True, False]
+    rounding.note(losses(3.0))
+    rounding.take_in()
+    weights = [0.95**2, 0.95, 1.0]  # the latest loss weighs most
+    expected = (weights[0] + weights[1] + 3.0 * weights[2]) / sum(weights)
+    assert rounding.means().tolist() == pytest.approx([expected, 1.2])
+
+
+@pytest.mark.parametrize(("part", "other"), [("encoder", "decoder"), ("decoder", "encoder")])
+def test_a_part_can_be_left_as_it_is(part: Any, other: Any) -> None:
+    student, teacher = pair()
+    objective = built(student, teacher, frozen=(part,), stacks=(other,))
     encoder = {id(parameter) for parameter in student.model.model.encoder.parameters()}
     before = {name: parameter.requires_grad for name, parameter in student.model.named_parameters()}
     with objective.attached(student.model):
@@ -267,8 +389,14 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
         ({"frozen": ("encoder", "decoder")}, "encoder and decoder together leave nothing to train"),
         ({"distilled_layers": 0}, "distilled_layers must be at least 1, found 0"),
         ({"frozen": ("decoder",)}, "stacks: the layers of what is frozen learn nothing; name the other stack"),
+        (
+            {"frozen": ("encoder",), "stacks": ("encoder", "decoder")},
+            "stacks: the layers of what is frozen learn nothing",
+        ),
         ({"layers": 0.0, "rounded_over": 5}, "rounded_over goes by what layers learn; give layers a weight"),
         ({"frozen": ("encoder",), "rounded_over": 5}, "rounding: what is frozen cannot learn to be rounded"),
+        ({"distilled_layers": 1, "rounding": ENCODER}, "layers are chosen by what it changes; name what stacks names"),
+        ({"select_by": "quantization_error", "rounding": ENCODER}, "layers are chosen by what it changes; name what"),
     ],
 )
 def test_settings_are_checked(values: Any, message: str) -> None:
@@ -286,7 +414,12 @@ def test_teachers_that_cannot_be() -> None:
         built(parakeet, parakeet)
     with pytest.raises(SottoError, match="frozen: a model without a decoder is trained as a whole; leave it out"):
         built(parakeet, parakeet, layers=0.0, frozen=("encoder",))
+    rounding = QuantizationAware(stacks=("decoder",))
+    with pytest.raises(SottoError, match="^guided_distillation: rounding: there are no linears in the layers of dec"):
+        built(parakeet, parakeet, stacks=("encoder",), rounding=rounding, rounded_over=1)
     config = DistilWhisper("teacher")
+    with pytest.raises(SottoError, match="^distil_whisper: the teacher 'teacher' has another vocabulary"):
+        objectives.handler(config)(config, Setting(whisper().family, lambda _: whisper(languages=("hi",))))
     with pytest.raises(SottoError, match="distil_whisper is for Whisper; for a CTC model take layerwise_distillation"):
         objectives.handler(config)(config, Setting(parakeet.family, lambda _: parakeet))
 
@@ -306,6 +439,8 @@ def test_distil_whisper_is_a_divergence_beside_the_cross_entropy(weights: Any, f
     own, wanted = own.log_softmax(-1), wanted.log_softmax(-1)
     expected = factor * 4.0 * (wanted.exp() * (wanted - own)).sum() / counted.sum()
     assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert objective.name == "distil_whisper"
+    assert list(objective.logged(student.model)) == ["distil_whisper_logits"]
 
 
 def test_the_table_of_tokens_is_rounded_from_the_start_and_named_layers_alone_in_their_turn() -> None:
@@ -338,6 +473,17 @@ def test_layers_without_a_network_take_no_part(kind: Any, matching: Any) -> None
     assert student.model.model.decoder.layers[1].fc1.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize(("select_by", "loss_on"), [("weight", "hidden"), ("hidden", "weight")])
+def test_what_chooses_and_what_is_learnt_must_both_be_there_in_the_teachers_layer(select_by: Any, loss_on: Any) -> None:
+    student, teacher = pair()
+    stack = teacher.architecture.stack("decoder")
+    drop_module(teacher.model, stack, 3, stack.feed_forwards[0])  # whose attention is there to compare all the same
+    objective = built(
+        student, teacher, select_by=select_by, loss_on=loss_on, inside=("attention",), matching="monotone", logits=0.0
+    )
+    assert term(student, objective).item() > 0
+
+
 def test_layers_that_are_left_out_while_training_take_no_part() -> None:
     """Wav2Vec2-Conformer leaves layers out at random in training."""
     found = recognizer("wav2vec2_conformer")
@@ -349,6 +495,21 @@ def test_layers_that_are_left_out_while_training_take_no_part() -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
         assert term(found, objective).isfinite()
+
+
+@pytest.mark.parametrize("select_by", ["hidden", "weight", "quantization_error"])
+def test_what_a_step_costs_does_not_grow_with_the_layers(select_by: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The structure record is read once a look at a model at most, and not for every layer."""
+    student, teacher = pair()
+    for found in (student, teacher):
+        stack = found.architecture.stack("decoder")
+        narrow_ffn(found.model, stack, 1, stack.feed_forwards[0], range(40))  # so that there is a record
+    objective = built(student, teacher, select_by=select_by, loss_on="weight")
+    reads = []
+    with objective.attached(student.model):
+        monkeypatch.setattr(places, "from_json", lambda record: reads.append(record) or from_json(record))
+        term_within(student, objective)
+    assert len(reads) <= 3  # the weights of both, and the errors of the student
 
 
 def test_the_teacher_hears_as_much_as_the_student_does_in_its_training() -> None:

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from conformers import make
-from sotto.checkpoint import Recognizer
+from digits import MODEL, some_clips
+from sotto import compress
+from sotto.checkpoint import Recognizer, load
 from sotto.data import ClipSource, DataConfig, open_data
 from sotto.decoding import Transcription
 from sotto.errors import SottoError
-from sotto.methods import FineTuning
-from sotto.methods.pseudo_transcripts import is_learnt, transcribed
+from sotto.methods import DistilWhisper, FineTuning
+from sotto.methods.pseudo_transcripts import is_learnt, line_of, transcribed, written_by
 from sotto.text import get_normalizer
 from sotto.training import Training
 from tones import write_folder
@@ -77,6 +80,18 @@ def test_a_second_start_goes_on_where_the_first_was_stopped(
     assert len(heard) == 2
 
 
+def test_where_all_is_written_the_teacher_is_not_opened(source: ClipSource, tmp_path: Path) -> None:
+    """As a run leaves it that was stopped while others still wrote their shares."""
+    texts = {reference.name: str(reference.text) for reference in source.references}
+    lines = "".join(line_of(name, text) for name, text in texts.items())
+    (tmp_path / "transcripts.0.jsonl").write_text(lines)
+    assert written_by(source, make_none, "en", tmp_path / "transcripts.0.jsonl") == texts
+
+
+def make_none() -> Recognizer:
+    raise AssertionError("a teacher was opened")
+
+
 def test_what_is_far_from_the_clips_own_text_is_left_out(
     source: ClipSource, teacher: Recognizer, says: Says, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +115,33 @@ def test_what_is_far_from_the_clips_own_text_is_left_out(
 )
 def test_what_is_learnt_by_hand(own: str, text: str, within: float | None, expected: bool) -> None:
     assert is_learnt(own, text, BASIC, within) == expected
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Clips of the bundled recogniser's words, without transcripts."""
+    folder = some_clips("test", tmp_path / "plain", 4)
+    (folder / "metadata.csv").unlink()
+    return folder
+
+
+def test_plain_audio_gets_what_a_model_hears(plain: Path, tmp_path: Path) -> None:
+    spoken = open_data(DataConfig(str(some_clips("test", tmp_path / "spoken", 4))), sampling_rate=16_000)
+    source = open_data(DataConfig(str(plain)), sampling_rate=16_000)
+    assert [reference.text for reference in source.references] == [None] * 4
+    found = transcribed(source, lambda: load(MODEL), "en", tmp_path / "transcripts.json", BASIC, within=0.1)
+    assert {clip.name: clip.text for clip in found} == {clip.name: clip.text for clip in spoken}
+
+
+def test_a_student_learns_from_plain_audio(plain: Path, tmp_path: Path) -> None:
+    training = Training(steps=1, batch_size=2, workers=0, learning_rate=1e-3, evaluate_every=1, keep="last")
+    step = FineTuning(training, (DistilWhisper(str(MODEL)),), transcripts_from=str(MODEL))
+    validation = some_clips("test", tmp_path / "validation", 1)
+    student = compress(MODEL, step, train=plain, validation=validation, language="en").model
+    learnt, before = (each.model.decoder.layers[0].fc1.weight for each in (student, load(MODEL).model))
+    assert not torch.equal(learnt, before)
+    with pytest.raises(SottoError, match="no transcripts in .*plain"):
+        compress(MODEL, FineTuning(training), train=plain, validation=validation, language="en")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, pipeline
 
 import sotto
 from digits import MODEL, some_clips
+from mixed_shapes import mixed
 from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
@@ -17,10 +18,20 @@ from sotto.errors import SottoError
 from sotto.measurement import evaluate, measure_cost
 from sotto.methods import FineTuning, Quantization, StepContext, methods
 from sotto.metrics.cost import bytes_on_disk, count_parameters, encoder_flops, ideal_bytes
+from sotto.quantization_math import rounded
 from sotto.quantized_layers import QuantizedEmbedding, QuantizedLinear, TiedHead, floating_products
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
-from sotto.surgery import factor, gather_inputs, get_any_linear, get_linear, linears_of, reduce_attention, structure_of
+from sotto.surgery import (
+    factor,
+    gather_inputs,
+    get_any_linear,
+    get_linear,
+    linears_of,
+    parts_of,
+    reduce_attention,
+    structure_of,
+)
 from sotto.text import get_normalizer
 from sotto.training import Training
 
@@ -190,6 +201,32 @@ def test_reduced_attention_is_quantized_too(tmp_path: Path) -> None:
     torch.testing.assert_close(scores(loaded), scores(found), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_other_methods_made_smaller_is_quantized_and_read_back(
+    architecture: str, name: str, tmp_path: Path
+) -> None:
+    found = mixed(recognizer(architecture))
+    with_rounded = found.copy()
+    apply(found, CONFIGS[name])
+    assert len(quantized(found.model)) == len(rounded_parts(with_rounded, CONFIGS[name]))
+    with floating_products(found.model):
+        torch.testing.assert_close(scores(found), scores(with_rounded), rtol=1e-4, atol=1e-4)
+    loaded = load(found.save(tmp_path / "model"))
+    assert loaded.structure == found.structure
+    torch.testing.assert_close(scores(loaded), scores(found), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def rounded_parts(found: Recognizer, config: Quantization) -> list[nn.Module]:
+    """The linears in the layers of a floating model, whose weights are put where quantization puts them."""
+    parts = [part for place in linears_of(found.model) for part in parts_of(found.model, *place).values()]
+    for part in parts:
+        assert isinstance(part, nn.Linear)
+        part.weight.copy_(rounded(part.weight, config.bits, config.scales))
+    return parts
+
+
 def test_only_the_layers_named_are_quantized() -> None:
     found = load(MODEL)
     apply(found, Quantization(stacks=("decoder",), layers={"decoder": (1,)}))
@@ -253,8 +290,11 @@ def test_other_methods_come_before_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bits": 4, "dynamic": True}, "products in whole numbers need 8 bits and one scale an output"),
-        ({"scales": "block", "dynamic": True}, "products in whole numbers need 8 bits and one scale an output"),
+        ({"bits": 4, "dynamic": True}, "dynamic: products in whole numbers need 8 bits and one scale an output"),
+        (
+            {"scales": "block", "dynamic": True},
+            "dynamic: products in whole numbers need 8 bits and one scale an output",
+        ),
         ({"stacks": ()}, "stacks must name encoder, decoder or both"),
         ({"stacks": ("encoder",), "layers": {"decoder": (0,)}}, "layers: 'decoder' is not among stacks, encoder"),
     ],

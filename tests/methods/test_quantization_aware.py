@@ -8,6 +8,7 @@ from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
 from sotto.methods import Quantization, QuantizationAware, StepContext, methods
+from sotto.methods.layer_differences import first_weights
 from sotto.methods.quantization_aware import QuantizationAwareObjective, Rounded
 from sotto.objectives import Setting, objectives
 from sotto.quantization_math import fake_quantized
@@ -79,6 +80,16 @@ def test_both_factors_of_a_linear_are_rounded() -> None:
             found_weight: Any = found.model.get_submodule(path).weight
             torch.testing.assert_close(found_weight, fake_quantized(weight, 4, "channel"))
     assert len(before) == 2
+
+
+def test_weights_are_compared_as_they_are_trained() -> None:
+    found = recognizer("whisper")
+    stack = found.architecture.stacks[0]
+    factor(found.model, stack, 0, "fc1", torch.randn(4, 32), torch.randn(128, 4), torch.zeros(128))
+    before = first_weights(found.model, stack)
+    with built(found, bits=4).attached(found.model):
+        for index, layer in first_weights(found.model, stack).items():
+            assert torch.equal(layer["ffn"], before[index]["ffn"])
 
 
 @pytest.mark.parametrize("architecture", ["whisper", "parakeet"])

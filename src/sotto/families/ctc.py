@@ -94,8 +94,12 @@ class Ctc(Family):
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
         scores = self.run(inputs)
+        return scores[self.are_frames(scores, inputs)]
+
+    def are_frames(self, scores: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """(batch, frames): which of the scores (batch, frames, vocabulary) are not of padding."""
         frames = torch.arange(scores.shape[1], device=scores.device)
-        return scores[frames < self.frame_counts(inputs)[:, None]]
+        return frames < self.frame_counts(inputs)[:, None]
 
     def probe(self) -> torch.Tensor:
         """Scores of every frame of a second of noise."""
@@ -161,6 +165,9 @@ class Ctc(Family):
             zero_infinity=True,
         )
         return outputs, loss
+
+    def counted_positions(self, batch: Batch, outputs: Any) -> dict[str, torch.Tensor]:
+        return {"encoder": self.are_frames(outputs.logits, batch)}
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,10 @@ class Family(ABC):
     def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
         """(the model's outputs, the loss summed over label tokens) of a batch on the model's device."""
 
+    @abstractmethod
+    def counted_positions(self, batch: Batch, outputs: Any) -> dict[str, torch.Tensor]:
+        """By stack, which positions (batch, positions) of `outputs` are of the clips and not padding."""
+
 
 def batches(clips: Iterable[Clip], longest_seconds: float, size: int) -> Iterator[list[Clip]]:
     """Neighbouring clips that go through at once, at most `size` together; longer ones alone."""

@@ -147,6 +147,10 @@ class Whisper(Family):
         )
         return outputs, loss
 
+    def counted_positions(self, batch: Batch, outputs: Any) -> dict[str, torch.Tensor]:
+        """The encoder has a position for two frames; those of the silence after a clip do not count."""
+        return {"encoder": batch["attention_mask"][:, ::2].bool(), "decoder": batch["labels"] != IGNORED}
+
 
 def set_window(config: Any, extractor: Any, seconds: int) -> None:
     """Have model and feature extractor take windows of that length."""

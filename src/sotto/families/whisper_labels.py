@@ -22,7 +22,8 @@ def shift_right(labels: torch.Tensor, start: int, pad: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class WhisperCollator:
-    """Examples -> Batch. Examples that carry a span are labelled with its times.
+    """Examples -> Batch. Examples that carry a span are labelled with its times; frames of the clips, and not of the
+    silence after them, are 1 in `attention_mask` (batch, frames).
 
     Raises SottoError for a language that the model does not know, and for a text of more than `maximum_tokens` labels.
     """
@@ -40,11 +41,12 @@ class WhisperCollator:
 
     def __call__(self, examples: list[Example]) -> Batch:
         extractor = self.processor.feature_extractor
-        features = extractor(
+        heard = extractor(
             [example.audio for example in examples],
             sampling_rate=extractor.sampling_rate,
+            return_attention_mask=True,
             return_tensors="pt",
-        ).input_features
+        )
         labels = [self.label_ids(example) for example in examples]
         longest = max(map(len, labels))
         if longest > self.maximum_tokens:
@@ -53,7 +55,7 @@ class WhisperCollator:
                 f"a text of {longest} tokens, where the model takes {self.maximum_tokens}: '{text[:40]}'; "
                 "leave the clip out or cut it in two"
             )
-        return {"input_features": features, "labels": padded(labels, self.maximum_tokens)}
+        return {**heard, "labels": padded(labels, self.maximum_tokens)}
 
     def label_ids(self, example: Example) -> list[int]:
         """Language, task, text (with or without times) and end of text, without the start token, as Whisper has it."""

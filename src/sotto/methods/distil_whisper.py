@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sotto.errors import SottoError
-from sotto.methods.guided_distillation import GuidedDistillation, build_guided_distillation
+from sotto.methods.guided_distillation import GuidedDistillation, objective_of
 from sotto.objectives import Objective, Setting, objectives
 
 DIVERGENCE = {"paper": 0.8, "code": 1.25}
@@ -45,4 +45,4 @@ def build_distil_whisper(config: DistilWhisper, setting: Setting) -> Objective:
     """Raises SottoError for a model without a decoder, and for a teacher of another family or vocabulary."""
     if not setting.family.model.config.is_encoder_decoder:
         raise SottoError("distil_whisper is for Whisper; for a CTC model take layerwise_distillation")
-    return build_guided_distillation(config.guided, setting)
+    return objective_of(config.guided, setting, "distil_whisper")

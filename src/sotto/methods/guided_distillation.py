@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,7 @@ from sotto.methods.layer_differences import Compared, FirstWeights, HiddenStates
 from sotto.methods.layer_states import Inside, States, keeping_states
 from sotto.methods.quantization_aware import QuantizationAware, rounding_of
 from sotto.methods.quantization_error import errors_of_layers
-from sotto.methods.teaching import counted_positions, divergence_of_scores, hearing_alike, open_teacher
+from sotto.methods.teaching import divergence_of_scores, hearing_alike, open_teacher
 from sotto.objectives import Objective, Setting, objectives
 
 Part = Literal["encoder", "decoder"]
@@ -72,7 +72,7 @@ class GuidedDistillation:
             raise SottoError("inside and stacks must each name something")
         if set(self.frozen) >= {"encoder", "decoder"}:
             raise SottoError("frozen: encoder and decoder together leave nothing to train")
-        if self.layers and set(self.stacks) <= set(self.frozen):
+        if self.layers and set(self.stacks) & set(self.frozen):
             raise SottoError("stacks: the layers of what is frozen learn nothing; name the other stack")
         for name in ("distilled_layers", "rounded_over"):
             value = getattr(self, name)
@@ -83,22 +83,30 @@ class GuidedDistillation:
         if self.rounded_over is not None and set(self.rounding.stacks) & set(self.frozen):
             raise SottoError("rounding: what is frozen cannot learn to be rounded; name the other stack in its stacks")
 
+        by_rounding = self.distilled_layers is not None or self.select_by == "quantization_error"
+        if by_rounding and not set(self.stacks) <= set(self.rounding.stacks):
+            raise SottoError("rounding: layers are chosen by what it changes; name what stacks names in its stacks")
+
     @property
-    def kinds(self) -> set[str]:
+    def kinds(self) -> list[str]:
         """What is compared of layers at all."""
-        selecting: set[str] = {self.select_by} if self.matching != "static" else set()
-        return (selecting | {self.loss_on}) - {"quantization_error"}
+        selecting = self.select_by if self.matching != "static" else self.loss_on
+        return [kind for kind in ("hidden", "weight") if kind in (selecting, self.loss_on)]
 
 
 class GuidedDistillationObjective(Objective):
     """The teacher hears what the student hears, and is neither trained nor kept."""
 
-    name = "guided_distillation"
-
     def __init__(
-        self, config: GuidedDistillation, student: Family, teacher: Family, rounding: GuidedRounding | None
+        self,
+        config: GuidedDistillation,
+        student: Family,
+        teacher: Family,
+        rounding: GuidedRounding | None,
+        name: str,
     ) -> None:
         super().__init__()
+        self.name = name
         self.config, self.rounding = config, rounding
         self.student, self.teacher = student, teacher
         teacher.model.eval().requires_grad_(False)
@@ -109,15 +117,16 @@ class GuidedDistillationObjective(Objective):
             {
                 f"{stack.name}_{kind}": comparison_of(kind, config, stack, student.model, teacher.model)
                 for stack in self.stacks
-                for kind in sorted(config.kinds)
+                for kind in config.kinds
             }
         )
         self.errors_of_teacher = {
-            stack.name: errors_of_layers(teacher.model, stack, config.rounding).cpu()
+            stack.name: self.errors_if_rounded(teacher, stack)
             for stack in self.stacks
             if config.select_by == "quantization_error"
         }
         self.heard: dict[str, States] = {}
+        self.taught: dict[str, States] = {}
         self.terms: dict[str, torch.Tensor] = {}
 
     @contextmanager
@@ -125,7 +134,8 @@ class GuidedDistillationObjective(Objective):
         with ExitStack() as attached:
             attached.enter_context(frozen(model, self.config.frozen))
             attached.enter_context(hearing_alike(self.teacher, self.student))
-            attached.enter_context(keeping_states(model, self.stacks, self.config.inside, self.heard))
+            for each, states in ((model, self.heard), (self.teacher.model, self.taught)):
+                attached.enter_context(keeping_states(each, self.stacks, self.config.inside, states))
             if self.rounding is not None:
                 attached.enter_context(self.rounding.attached(model))
             yield
@@ -135,63 +145,51 @@ class GuidedDistillationObjective(Objective):
             self.rounding.after_step(model, step)
 
     def logged(self, model: nn.Module) -> dict[str, float]:
-        """Both parts by themselves, over all processes, and the share of the layers that are rounded."""
+        """The parts by themselves, over all processes, and the share of the layers that are rounded."""
         found = {name: reduce(term, "sum").item() for name, term in self.terms.items()}
         if self.rounding is not None:
             found["rounded_layers"] = self.rounding.is_rounded.float().mean().item()
         return found
 
     def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
-        taught: dict[str, States] = {}
-        with torch.no_grad(), keeping_states(self.teacher.model, self.stacks, self.config.inside, taught):
+        with torch.no_grad():
             wanted, _ = self.teacher.loss(batch, 0.0)
-        counted = counted_positions(self.student, batch, outputs)
-        logits = divergence_of_scores(outputs.logits, wanted.logits, counted[self.deciding], self.config.temperature)
+        counted = self.student.counted_positions(batch, outputs)
+        apart = divergence_of_scores(outputs.logits, wanted.logits, counted[self.deciding], self.config.temperature)
+        logits = apart / tokens
         share = (batch["labels"] != IGNORED).sum() / tokens
         layers = adapting = torch.zeros((), device=tokens.device)
         for stack in self.stacks:
-            kinds = self.compared(stack, self.heard, taught, counted[stack.name], share)
-            learnt, of_adapters = self.of_stack(stack, kinds, counted[stack.name].sum())
-            layers, adapting = layers + learnt, adapting + of_adapters
-        self.terms = {"guided_logits": logits.detach() / tokens, "guided_layers": layers.detach() / tokens}
+            learnt, of_adapters = self.of_stack(stack, self.compared(stack, counted[stack.name]))
+            layers, adapting = layers + share * learnt, adapting + share * of_adapters
+        self.terms = {f"{self.name}_logits": logits.detach()}
+        if self.stacks:
+            self.terms[f"{self.name}_layers"] = layers.detach()
         # Adapters of widths that were not matched in this batch have a gradient too: processes wait for all of them.
         idle = sum((0.0 * parameter.sum() for parameter in self.comparisons.parameters()), torch.zeros_like(logits))
-        return (
-            self.config.weight * (self.config.logits * logits + self.config.layers * (layers + adapting)) / tokens
-            + idle
-        )
+        return self.config.weight * (self.config.logits * logits + self.config.layers * (layers + adapting)) + idle
 
-    def compared(
-        self,
-        stack: Stack,
-        own: dict[str, States],
-        wanted: dict[str, States],
-        counted: torch.Tensor,
-        share: torch.Tensor,
-    ) -> dict[str, Compared]:
-        """What layers are chosen by and taught by. Differences of states are sums over the positions of this process;
-        those of weights are not, and each process takes the share of them that its tokens are."""
-        pairs = {
-            "hidden": lambda: (
-                *(at_positions(each.get(stack.name, {}), counted) for each in (own, wanted)),
-                torch.ones_like(share),
-            ),
-            "weight": lambda: (*(first_weights(each.model, stack) for each in (self.student, self.teacher)), share),
-        }
-        return {kind: self.comparisons[f"{stack.name}_{kind}"](*pairs[kind]()) for kind in self.config.kinds}
+    def compared(self, stack: Stack, counted: torch.Tensor) -> dict[str, Compared]:
+        """What layers are chosen by and taught by, in this process."""
+        found = {}
+        if "hidden" in self.config.kinds:
+            states = (at_positions(each.get(stack.name, {}), counted) for each in (self.heard, self.taught))
+            found["hidden"] = self.comparisons[f"{stack.name}_hidden"](*states)
+        if "weight" in self.config.kinds:
+            weights = (first_weights(each.model, stack) for each in (self.student, self.teacher))
+            found["weight"] = self.comparisons[f"{stack.name}_weight"](*weights)
+        return found
 
-    def of_stack(
-        self, stack: Stack, kinds: dict[str, Compared], positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def of_stack(self, stack: Stack, kinds: dict[str, Compared]) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean difference of a stack's layers from those that they are matched with, and what adapters learn from
         where layers are chosen by something else: a difference of their own, in which the student is held.
 
         Layers take part that gave anything in this pass: some families leave layers out while they are trained.
         """
         learnt = kinds[self.config.loss_on]
-        none = torch.zeros_like(learnt.scale)
+        none = torch.zeros((), device=self.student.model.device)
         layers = [layer for layer in sorted(learnt.own) if all(layer in each.own for each in kinds.values())]
-        others = sorted(learnt.wanted)
+        others = [other for other in sorted(learnt.wanted) if all(other in each.wanted for each in kinds.values())]
         if not layers or not others:
             return none, none
         with torch.no_grad():
@@ -203,11 +201,12 @@ class GuidedDistillationObjective(Objective):
         ]
         losses = {layer: learnt.apart(layer, other) for layer, other in pairs}
         if self.rounding is not None:
-            self.rounding.note({(stack.name, layer): loss.detach() / positions for layer, loss in losses.items()})
+            self.rounding.note({(stack.name, layer): loss for layer, loss in losses.items()})
         distilled = self.distilled(stack, list(losses))
         adapting = [
             kinds[kind].apart(layer, other, is_learnt=False)
-            for kind in self.config.kinds - {self.config.loss_on}
+            for kind in self.config.kinds
+            if kind != self.config.loss_on
             for layer, other in pairs
         ]
         return mean_of([losses[layer] for layer in distilled], none), mean_of(adapting, none)
@@ -217,21 +216,21 @@ class GuidedDistillationObjective(Objective):
         fit = torch.tensor([[all(each.fit(a, b) for each in kinds.values()) for b in others] for a in layers])
         errors = torch.zeros(len(layers), len(others))
         if self.config.matching != "static" and self.config.select_by == "quantization_error":
-            own = errors_of_layers(self.student.model, stack, self.config.rounding).cpu()
+            own = self.errors_if_rounded(self.student, stack)
             errors = (own[layers][:, None] - self.errors_of_teacher[stack.name][others]).abs()
         elif self.config.matching != "static":
             chosen = kinds[self.config.select_by]
+            infinite = torch.full((), torch.inf, device=self.student.model.device)
             rows = [
-                torch.stack(
-                    [
-                        chosen.apart(a, b) if fit[row, place] else torch.full_like(chosen.scale, torch.inf)
-                        for place, b in enumerate(others)
-                    ]
-                )
+                torch.stack([chosen.apart(a, b) if fit[row, place] else infinite for place, b in enumerate(others)])
                 for row, a in enumerate(layers)
             ]
             errors = torch.stack(rows).cpu()
         return errors.masked_fill(~fit, torch.inf)
+
+    def errors_if_rounded(self, family: Family, stack: Stack) -> torch.Tensor:
+        """(layers,), on the CPU. As if all were rounded: the teacher's layers are not those of the settings."""
+        return errors_of_layers(family.model, stack, replace(self.config.rounding, layers={})).cpu()
 
     def distilled(self, stack: Stack, layers: list[int]) -> list[int]:
         """Those of `layers` that learn from the teacher."""
@@ -279,17 +278,24 @@ def frozen(model: Any, parts: Sequence[Part]) -> Iterator[None]:
 
 
 @objectives.register("guided_distillation", GuidedDistillation)
-def build_guided_distillation(config: GuidedDistillation, setting: Setting) -> GuidedDistillationObjective:
-    """Raises SottoError for a teacher of another family or vocabulary, and for parts that the model does not have."""
+def build_guided_distillation(config: GuidedDistillation, setting: Setting) -> Objective:
+    return objective_of(config, setting, "guided_distillation")
+
+
+def objective_of(config: GuidedDistillation, setting: Setting, name: str) -> GuidedDistillationObjective:
+    """The objective, with the name that it has in recipes.
+
+    Raises SottoError for a teacher of another family or vocabulary, and for parts that the model does not have.
+    """
     student: Family = setting.family
     stacks = [stack.name for stack in architecture_of(student.model.config).stacks]
-    if config.layers and (missing := [name for name in config.stacks if name not in stacks]):
-        raise SottoError(f"guided_distillation: stacks: the model has no {missing[0]}; name {' and '.join(stacks)}")
+    if config.layers and (missing := [part for part in config.stacks if part not in stacks]):
+        raise SottoError(f"{name}: stacks: the model has no {missing[0]}; name {' and '.join(stacks)}")
     if config.frozen and "decoder" not in stacks:
-        raise SottoError("guided_distillation: frozen: a model without a decoder is trained as a whole; leave it out")
-    teacher = open_teacher(config.teacher, setting, "guided_distillation")
+        raise SottoError(f"{name}: frozen: a model without a decoder is trained as a whole; leave it out")
+    teacher = open_teacher(config.teacher, setting, name)
     rounding = None
     if config.rounded_over is not None:
-        aware = rounding_of(student.model, config.rounding)
+        aware = rounding_of(student.model, config.rounding, f"{name}: rounding")
         rounding = GuidedRounding(student.model, aware, config.rounded_over)
-    return GuidedDistillationObjective(config, student, teacher, rounding)
+    return GuidedDistillationObjective(config, student, teacher, rounding, name)

@@ -6,6 +6,7 @@ quantization layers are selected by the distillation loss.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from sotto.methods.quantization_aware import QuantizationAwareObjective
 
 MEMORY = 0.95  # of the running mean of a layer's loss, from one step to the next
 
+logger = logging.getLogger(__name__)
+
 Layer = tuple[str, int]
 """(stack, index)."""
 
@@ -31,6 +34,8 @@ class GuidedRounding(nn.Module):
     """
 
     running: torch.Tensor
+    shares: torch.Tensor
+    """what the losses heard so far weigh in `running`, which starts at 0"""
     is_rounded: torch.Tensor
 
     def __init__(self, model: Any, aware: QuantizationAwareObjective, steps: int) -> None:
@@ -47,6 +52,7 @@ class GuidedRounding(nn.Module):
         self.heard: dict[Layer, torch.Tensor] = {}
         # Kept in training checkpoints: a resumed run goes on with the same layers.
         self.register_buffer("running", torch.zeros(len(self.paths)))
+        self.register_buffer("shares", torch.zeros(len(self.paths)))
         self.register_buffer("is_rounded", torch.zeros(len(self.paths), dtype=torch.bool))
 
     @contextmanager
@@ -60,6 +66,12 @@ class GuidedRounding(nn.Module):
                 yield
             finally:
                 loaded.remove()
+        if not self.is_rounded.all():
+            logger.warning(
+                "%d of %d layers were rounded when training ended; let rounded_over be less than its steps",
+                self.is_rounded.sum(),
+                len(self.paths),
+            )
 
     def switch(self, model: nn.Module) -> None:
         """Round the weights of all layers but those whose turn has not come."""
@@ -80,9 +92,13 @@ class GuidedRounding(nn.Module):
         self.take_in()
         missing = due - int(self.is_rounded.sum())
         if missing > 0:
-            order = self.running.masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
+            order = self.means().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
             self.is_rounded[order[:missing]] = True
             self.switch(model)
+
+    def means(self) -> torch.Tensor:
+        """(layers,): of the losses of every layer, the latest weighing most; 0 for one that had none."""
+        return self.running / self.shares.clamp(min=1e-12)
 
     def take_in(self) -> None:
         """Bring the running means up to date with what all processes have heard since the last step."""
@@ -91,6 +107,7 @@ class GuidedRounding(nn.Module):
             if layer in self.heard:
                 losses[place], counts[place] = self.heard[layer], 1.0
         losses, counts = reduce(losses, "sum"), reduce(counts, "sum")
-        mean = losses / counts.clamp(min=1.0)
-        self.running.copy_(torch.where(counts > 0, MEMORY * self.running + (1 - MEMORY) * mean, self.running))
+        rate = (1 - MEMORY) * (counts > 0)
+        self.running.lerp_(losses / counts.clamp(min=1.0), rate)
+        self.shares.lerp_(torch.ones_like(rate), rate)
         self.heard = {}

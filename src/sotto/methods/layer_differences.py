@@ -16,7 +16,7 @@ from torch import nn
 from sotto.architectures import FeedForward, Stack
 from sotto.methods.layer_states import Inside, States, modules_inside
 from sotto.methods.quantization_error import unrounded
-from sotto.surgery import get_any_linear, layer_path, present
+from sotto.surgery import get_any_linear, layers_of
 
 Widths = Iterable[tuple[str, int]]
 """(module, width)."""
@@ -46,42 +46,42 @@ class Compared:
     own: dict[int, dict[str, torch.Tensor]]
     wanted: dict[int, dict[tuple[str, torch.Size], torch.Tensor]]
     power: int
-    scale: torch.Tensor
+    scale: float
 
     def fit(self, layer: int, other: int) -> bool:
         """Whether the teacher's layer has all that is compared of the student's."""
         return all((name, each.shape) in self.wanted[other] for name, each in self.own[layer].items())
 
     def apart(self, layer: int, other: int, is_learnt: bool = True) -> torch.Tensor:
-        """The difference of two layers that fit, with gradients for the student where `is_learnt`."""
-        found = torch.zeros_like(self.scale)
-        for name, each in self.own[layer].items():
-            change = (each if is_learnt else each.detach()) - self.wanted[other][name, each.shape]
-            found = found + change.abs().pow(self.power).sum()
-        return self.scale * found
+        """The difference of two layers that fit, with gradients for the student where `is_learnt`: the mean of their
+        rows, summed over modules."""
+        changes = [
+            (each if is_learnt else each.detach()) - self.wanted[other][name, each.shape]
+            for name, each in self.own[layer].items()
+        ]
+        return self.scale * torch.stack([change.abs().pow(self.power).sum(-1).mean() for change in changes]).sum()
 
 
 class HiddenStates(nn.Module):
-    """Compares states inside of modules: squares of the differences of softmaxes, summed over all positions."""
+    """Compares states inside of modules: squares of the differences of softmaxes, of a position."""
 
     def __init__(self, student: Any, teacher: Any, stack: Stack, inside: Sequence[Inside], temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
         self.adapters = Adapters(*(widths_of_states(model, stack, inside) for model in (student, teacher)))
 
-    def forward(self, own: States, wanted: States, scale: torch.Tensor) -> Compared:
+    def forward(self, own: States, wanted: States) -> Compared:
         """Of states (positions, width)."""
-        shapes = shapes_of(own)
 
         def adapted(name: str, states: torch.Tensor, shape: torch.Size) -> torch.Tensor:
             found: torch.Tensor = self.adapters(name, states, shape[-1])
             return found
 
-        return compared(own, wanted, shapes, adapted, self.temperature, 2, scale)
+        return compared(own, wanted, adapted, self.temperature, 2)
 
 
 class FirstWeights(nn.Module):
-    """Compares the first weights of feed-forward networks: sizes of the differences of softmaxes of rows, summed.
+    """Compares the first weights of feed-forward networks: sizes of the differences of softmaxes, of an output.
 
     Whisper-KDQ's code calls it the quantization loss, though no quantized weight is in it.
     """
@@ -97,27 +97,25 @@ class FirstWeights(nn.Module):
             for axis in (0, 1)
         )
 
-    def forward(self, own: States, wanted: States, scale: torch.Tensor) -> Compared:
+    def forward(self, own: States, wanted: States) -> Compared:
         """Of weights (outputs, inputs); the teacher's outputs are adapted first, then its inputs."""
 
         def adapted(name: str, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
             found: torch.Tensor = self.inputs(name, self.outputs(name, weight.t(), shape[0]).t(), shape[1])
             return found
 
-        return compared(own, wanted, shapes_of(own), adapted, self.temperature, 1, scale)
+        return compared(own, wanted, adapted, self.temperature, 1)
 
 
 def compared(
     own: States,
     wanted: States,
-    shapes: Iterable[tuple[str, torch.Size]],
     adapted: Callable[[str, torch.Tensor, torch.Size], torch.Tensor],
     temperature: float,
     power: int,
-    scale: torch.Tensor,
 ) -> Compared:
     """Every softmax is taken once, and not for every pair of layers; the square of the temperature is in the scale."""
-    shapes = list(shapes)
+    shapes = {(name, each.shape) for modules in own.values() for name, each in modules.items()}
     students = {
         layer: {name: (each.float() / temperature).softmax(-1) for name, each in modules.items()}
         for layer, modules in own.items()
@@ -132,11 +130,7 @@ def compared(
         for layer, modules in wanted.items()
         if modules
     }
-    return Compared(students, teachers, power, temperature**2 * scale)
-
-
-def shapes_of(own: States) -> set[tuple[str, torch.Size]]:
-    return {(name, each.shape) for modules in own.values() for name, each in modules.items()}
+    return Compared(students, teachers, power, temperature**2)
 
 
 def widths_of_states(model: Any, stack: Stack, inside: Sequence[Inside]) -> list[tuple[str, int]]:
@@ -150,9 +144,10 @@ def widths_of_states(model: Any, stack: Stack, inside: Sequence[Inside]) -> list
 
 def first_weights(model: Any, stack: Stack) -> States:
     """For every layer, the first weights of its feed-forward networks as they are trained, by module."""
-    found: States = {}
-    for index in range(len(model.get_submodule(stack.layers))):
-        networks = present(model, stack, index).feed_forwards
-        linears = {each.name: model.get_submodule(layer_path(stack, index, each.up)) for each in networks}
-        found[index] = {name: unrounded(linear) for name, linear in linears.items()}
-    return found
+    return {
+        index: {
+            network.name: unrounded(get_any_linear(model, stack, index, network.up)) for network in layer.feed_forwards
+        }
+        for layer, index in layers_of(model)
+        if layer.name == stack.name
+    }

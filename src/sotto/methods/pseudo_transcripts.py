@@ -47,10 +47,12 @@ def transcribed(
 
 def written_by(source: ClipSource, teacher: Callable[[], Recognizer], language: str, lines: Path) -> dict[str, str]:
     """What the teacher writes of this process's share, by the clips' names; read from `lines` where it is known."""
-    known = read_lines(lines)
+    known, own = read_lines(lines), share(source)
+    if all(reference.name in known for reference in own.references):
+        return known
     found = teacher()
     found.model.to(processes().device)
-    missing: Iterator[Clip] = (clip for clip in share(source) if clip.name not in known)
+    missing: Iterator[Clip] = (clip for clip in own if clip.name not in known)
     lines.parent.mkdir(parents=True, exist_ok=True)
     whole = lines.with_suffix(".partial")  # without a last line that was broken off
     whole.write_text("".join(line_of(name, text) for name, text in known.items()), encoding="ascii")

@@ -29,7 +29,8 @@ class Quantization(QuantizedPlaces):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.stored  # noqa: B018  raises where the settings do not go together
+        if self.dynamic and (self.bits != 8 or self.scales == "block"):
+            raise SottoError("dynamic: products in whole numbers need 8 bits and one scale an output")
 
     @property
     def stored(self) -> Quantized:

@@ -84,17 +84,20 @@ class QuantizationAwareObjective(Objective):
 
 @objectives.register("quantization_aware", QuantizationAware)
 def build_quantization_aware(config: QuantizationAware, setting: Setting) -> Objective:
-    return rounding_of(setting.family.model, config)
+    return rounding_of(setting.family.model, config, "quantization_aware")
 
 
-def rounding_of(model: Any, config: QuantizationAware) -> QuantizationAwareObjective:
-    """Raises SottoError where there is nothing to quantize, or it is quantized already."""
+def rounding_of(model: Any, config: QuantizationAware, method: str) -> QuantizationAwareObjective:
+    """The objective, for `method` as it stands in messages.
+
+    Raises SottoError where there is nothing to quantize, or it is quantized already.
+    """
     parts = [parts_of(model, stack, index, name) for stack, index, name in config.linears(model)]
     rounded = {path: int(config.bits) for found in parts for path in found}
     if not rounded:
-        raise SottoError(f"quantization_aware: there are no linears in the layers of {' and '.join(config.stacks)}")
+        raise SottoError(f"{method}: there are no linears in the layers of {' and '.join(config.stacks)}")
     if any(not isinstance(part, nn.Linear) for found in parts for part in found.values()):
-        raise SottoError("quantization_aware: the model is quantized already; start from the one that it was made of")
+        raise SottoError(f"{method}: the model is quantized already; start from the one that it was made of")
     if config.embedding_bits is not None:
         rounded |= dict.fromkeys(tied_embedding(model), int(config.embedding_bits))
     return QuantizationAwareObjective(config, rounded)

@@ -35,12 +35,16 @@ class QuantizedPlaces:
             if name not in self.stacks:
                 raise SottoError(f"layers: '{name}' is not among stacks, {', '.join(self.stacks)}")
 
+    def takes(self, stack: str, index: int) -> bool:
+        """Whether the linears of a layer are among them."""
+        return stack in self.stacks and index in self.layers.get(stack, (index,))
+
     def linears(self, model: Any) -> Iterator[tuple[Stack, int, str]]:
         """Stack, layer and path within the layer. Raises SottoError for a layer that there is not."""
         counts: dict[str, int] = {}
         for stack, index in layers_of(model):
             counts[stack.name] = index + 1
-            if stack.name in self.stacks and index in self.layers.get(stack.name, (index,)):
+            if self.takes(stack.name, index):
                 for name in stack.linears():
                     yield stack, index, name
         for stack_name, layers in self.layers.items():

@@ -11,9 +11,8 @@ from torch import nn
 
 from sotto.architectures import architecture_of
 from sotto.errors import SottoError
-from sotto.examples import IGNORED, Batch
+from sotto.examples import Batch
 from sotto.families import Family
-from sotto.families.ctc import Ctc
 from sotto.objectives import Setting
 
 
@@ -47,11 +46,7 @@ def hearing_alike(teacher: Family, student: Family) -> Iterator[None]:
 
 def counted_positions(family: Family, batch: Batch, outputs: Any) -> dict[str, torch.Tensor]:
     """By stack, which positions (batch, positions) are of the clips and not padding."""
-    if isinstance(family, Ctc):
-        frames = torch.arange(outputs.logits.shape[1], device=outputs.logits.device)
-        return {"encoder": frames < family.frame_counts(batch)[:, None]}
-    states = outputs.encoder_last_hidden_state  # Whisper hears the silence after a clip too
-    return {"encoder": torch.ones_like(states[..., 0], dtype=torch.bool), "decoder": batch["labels"] != IGNORED}
+    return family.counted_positions(batch, outputs)
 
 
 def divergence_of_scores(
