@@ -47,6 +47,10 @@ class Ctc(Family):
         return self.inputs([silence])[self.model.main_input_name].shape[1]
 
     @property
+    def window_positions(self) -> int:
+        return round(WINDOW_SECONDS * self.sampling_rate / self.samples_per_frame)
+
+    @property
     @abstractmethod
     def samples_per_frame(self) -> int:
         """Samples from one frame of the output to the next."""

@@ -62,6 +62,11 @@ class Family(ABC):
     def window_frames(self) -> int | None:
         """The window as `sotto.metrics.cost` counts it; None where the model has a window of its own."""
 
+    @property
+    @abstractmethod
+    def window_positions(self) -> int:
+        """Positions of the encoder's output for a window."""
+
     @abstractmethod
     def inputs(self, audio: Sequence[NDArray[np.float32]]) -> Inputs:
         """Model inputs, on the model's device, for stretches of audio of shape (samples,)."""

@@ -56,6 +56,10 @@ class Whisper(Family):
     def window_frames(self) -> None:
         return None
 
+    @property
+    def window_positions(self) -> int:
+        return int(self.model.config.max_source_positions)
+
     def inputs(self, audio: Sequence[NDArray[np.float32]]) -> Inputs:
         """`input_features` (windows, mel bins, frames), padded to the window."""
         extractor = self.processor.feature_extractor

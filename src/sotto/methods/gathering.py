@@ -12,7 +12,6 @@ from torch import nn
 from sotto.architectures import Stack
 from sotto.checkpoint import Recognizer
 from sotto.distribution import found_by_main
-from sotto.families import Ctc
 from sotto.layers import GatheredLinear
 
 REPEATS = 9
@@ -26,7 +25,7 @@ class GatherTimes:
 
     def __init__(self, recognizer: Recognizer) -> None:
         self.device, self.dtype = recognizer.model.device, recognizer.model.dtype
-        self.window = frames_of_window(recognizer)
+        self.window = recognizer.family.window_positions
         self.known: dict[tuple[int, int, int, int], bool] = {}
 
     def pays(self, stack: Stack, linear: str, inputs: int, kept: int, outputs: int) -> bool:
@@ -54,14 +53,6 @@ def rows_of(stack: Stack, linear: str, window: int) -> int:
         if "query" not in attention.same_input and linear in attention.sharing_input:
             return window  # keys and values of what the encoder heard
     return 1 if stack.name == "decoder" else window
-
-
-def frames_of_window(recognizer: Recognizer) -> int:
-    """Positions of the encoder's output for a window."""
-    family = recognizer.family
-    if isinstance(family, Ctc):
-        return round(family.window_seconds * family.sampling_rate / family.samples_per_frame)
-    return int(recognizer.model.config.max_source_positions)
 
 
 @torch.no_grad()

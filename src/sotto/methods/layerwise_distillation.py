@@ -22,7 +22,7 @@ from sotto.examples import IGNORED, Batch
 from sotto.families import Family, family_of
 from sotto.methods.layer_matching import Match, identical, ordered
 from sotto.methods.layer_states import hooked
-from sotto.methods.teaching import counted_positions, divergence_of_scores, hearing_alike, open_teacher
+from sotto.methods.teaching import divergence_of_scores, hearing_alike, open_teacher
 from sotto.objectives import Objective, Setting, objectives
 from sotto.surgery import layer_path, structure_of
 
@@ -87,7 +87,7 @@ class LayerwiseDistillationObjective(Objective):
         taught: Outputs = {}
         with torch.no_grad(), keeping_outputs(self.teacher.model, self.stacks, taught):
             wanted, _ = self.teacher.loss(batch, 0.0)
-        counted = counted_positions(self.student, batch, outputs)
+        counted = self.student.counted_positions(batch, outputs)
         decided = counted[self.stacks[-1].name]
         apart = divergence_of_scores(outputs.logits, wanted.logits, decided, self.config.temperature)
         loss = self.config.logits * apart / tokens

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
 from sotto.architectures import architecture_of
 from sotto.errors import SottoError
-from sotto.examples import Batch
 from sotto.families import Family
 from sotto.objectives import Setting
 
@@ -42,11 +40,6 @@ def hearing_alike(teacher: Family, student: Family) -> Iterator[None]:
     differs = teacher.window_seconds != student.window_seconds
     with teacher.window(student.window_seconds if differs else None):
         yield
-
-
-def counted_positions(family: Family, batch: Batch, outputs: Any) -> dict[str, torch.Tensor]:
-    """By stack, which positions (batch, positions) are of the clips and not padding."""
-    return family.counted_positions(batch, outputs)
 
 
 def divergence_of_scores(
