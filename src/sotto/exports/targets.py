@@ -131,4 +131,7 @@ def parse_export(entry: object, where: str) -> Export:
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise SottoError(f"{where}: expected one target with its settings, found {entry!r}")
     ((name, settings),) = entry.items()
-    return parse(Export, {"to": name, **(settings or {})}, where)
+    values = {} if settings is None else settings
+    if not isinstance(values, Mapping) or "to" in values:
+        raise SottoError(f"{where}: expected settings of {name}, such as precision, found {settings!r}")
+    return parse(Export, {"to": name, **values}, where)
