@@ -11,7 +11,6 @@ from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
 from sotto.exports import TARGETS, is_export, open_export
 from sotto.exports.record import read_record
-from sotto.exports.targets import target_named
 from sotto.measurement import measure_cost
 from sotto.report.numbers import ModelNumbers
 
@@ -36,8 +35,7 @@ def open_model(
 def import_runtime(name: str | Path) -> None:
     """Import what an export is opened with, which takes its time: what is left of opening is the model's."""
     if is_export(name):
-        record = read_record(Path(name))
-        import_module(target_named(record.target, record.precision).module)
+        import_module(TARGETS[read_record(Path(name)).target].module)
 
 
 def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:

@@ -1,5 +1,6 @@
 """Exports to ONNX: opened by onnxruntime, and held to the model that they were made of."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from sotto.exports import export, is_export, open_export
 from sotto.exports.merging import merged
 from sotto.exports.onnx_folder import graphs
 from sotto.methods import Quantization, StepContext, methods
-from sotto.opening import cost_of, open_model
+from sotto.opening import cost_of, import_runtime, open_model
 from tones import tiny_whisper, write_folder
 
 Both = tuple[Recognizer, Path]
@@ -163,3 +164,13 @@ def test_a_damaged_record_is_said(tmp_path: Path) -> None:
     (tmp_path / "sotto_export.json").write_text("{")
     with pytest.raises(SottoError, match=r"sotto_export.json: cannot be read \(.*\); export the model again"):
         open_export(tmp_path)
+
+
+@pytest.mark.parametrize("call", [open_export, open_model, import_runtime])
+def test_a_record_of_an_unknown_target_is_said(
+    call: Callable[[Path], Any], tmp_path: Path, exported_by: Callable[[Any], Both]
+) -> None:
+    record = json.loads((exported_by(("onnx", "parakeet", "mixed"))[1] / "sotto_export.json").read_text())
+    (tmp_path / "sotto_export.json").write_text(json.dumps(record | {"target": "tensorrt"}))
+    with pytest.raises(SottoError, match="sotto_export.json: unknown target 'tensorrt'; did you mean 'tr"):
+        call(tmp_path)

@@ -14,7 +14,7 @@ from sotto.errors import SottoError
 from sotto.exports.capability import check_taken
 from sotto.exports.copies import floating_copy
 from sotto.exports.record import ExportRecord, read_record, write_record
-from sotto.exports.targets import reason_of, target_named
+from sotto.exports.targets import TARGETS, reason_of, target_named
 from sotto.exports.verification import agreement, check
 from sotto.measurement import measure_cost
 from sotto.structure import to_json
@@ -103,4 +103,4 @@ def open_export(folder: str | Path) -> Recognizer:
     Raises SottoError where it is damaged, or the runtime is not installed.
     """
     record = read_record(Path(folder))
-    return target_named(record.target, record.precision).open(Path(folder), record.precision)
+    return TARGETS[record.target].open(Path(folder), record.precision)
