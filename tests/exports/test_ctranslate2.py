@@ -205,6 +205,20 @@ def test_it_is_measured_by_its_own_decoding(recognizer: Recognizer, clips: Path,
     assert steps == [[8, 8]] * 3  # after the first token of the prompt
 
 
+@pytest.mark.parametrize("latest", [None, 0])
+def test_the_first_timestamp_is_limited_as_the_model_limits_it(
+    latest: int | None, recognizer: Recognizer, clips: Path, tmp_path: Path
+) -> None:
+    """None: the generation config does not name the limit."""
+    if latest is None:
+        del recognizer.model.generation_config.max_initial_timestamp_index
+    else:
+        recognizer.model.generation_config.max_initial_timestamp_index = latest
+    export(recognizer, tmp_path / "out", to="ctranslate2", audio=clips, language="en")
+    exported = open_export(tmp_path / "out")
+    assert transcripts(exported, timestamps=True) == transcripts(recognizer, timestamps=True)
+
+
 class Noting:
     """A runtime of which it is noted how many tokens it wrote."""
 

@@ -101,12 +101,13 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         """One window of each clip, for transformers' `generate`; the temperature never rises."""
         prompts, generation = given["decoder_input_ids"].tolist(), given["generation_config"]
         timestamps = range(generation.no_timestamps_token_id + 1, self.config.vocab_size)
+        latest = getattr(generation, "max_initial_timestamp_index", None)
         found = self.runtime.generate(
             as_view(given["segment_input"]),
             prompts,
             beam_size=generation.num_beams,
             max_length=length(generation.max_new_tokens, len(prompts[0]) - 1),
-            max_initial_timestamp_index=generation.max_initial_timestamp_index or self.config.vocab_size,
+            max_initial_timestamp_index=self.config.vocab_size if latest is None else latest,
             suppress_tokens=[-1, *(() if generation.return_timestamps else timestamps)],  # -1: those of its config.json
         )
         sequences = [torch.tensor(result.sequences_ids[0], dtype=torch.long) for result in found]
