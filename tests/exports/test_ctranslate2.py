@@ -29,7 +29,7 @@ from sotto.methods import LayerDropping, Quantization, StepContext, methods
 from sotto.metrics.speed import measure_latency
 from sotto.opening import cost_of
 from sotto.surgery import drop_module, gather_inputs, keep_heads, layers_of, narrow_ffn
-from tones import RATE, clip, square_wave, write_folder
+from tones import RATE, clip, square_wave, tiny_whisper, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,17 @@ def test_all_changes_at_once(recognizer: Recognizer, clips: Path, tmp_path: Path
     exported = open_export(tmp_path / "out")
     for settings in ({}, {"timestamps": True}, {"maximum_tokens": 2}):
         assert transcripts(exported, **settings) == transcripts(model, **settings)
+
+
+@pytest.mark.parametrize("tokens", [8, 16])
+def test_a_text_of_special_tokens_that_fills_all_positions(tokens: int, clips: Path, tmp_path: Path) -> None:
+    """CTranslate2 takes those that the text begins with for the prompt."""
+    model = Recognizer(*tiny_whisper(maximum_tokens=tokens))
+    heard = model.family.inputs([square_wave(300, 0.6)])
+    written = model.family.with_transcript(heard)["decoder_input_ids"][0].tolist()
+    assert len(written) == tokens
+    assert written[3:5] == [model.model.generation_config.no_timestamps_token_id] * 2
+    assert export(model, tmp_path / "out", to="ctranslate2", audio=clips).agreement.scores < 1e-5
 
 
 def transcripts(found: Recognizer, **settings: Any) -> list[Transcription]:

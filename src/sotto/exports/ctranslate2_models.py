@@ -6,6 +6,7 @@ times of segments are transformers' code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         assert decoder_input_ids is not None
         heard: Any = input_features if encoder_outputs is None else encoder_outputs[0]
         (tokens,) = decoder_input_ids.tolist()
-        before = tokens.index(self.generation_config.no_timestamps_token_id)
+        before = prompt_length(tokens, self.generation_config) - 1
         (found,) = self.runtime.generate(
             as_view(heard),
             [tokens],
@@ -124,6 +125,15 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         assert input_features is not None
         found = self.runtime.detect_language(as_view(input_features[..., :num_segment_frames]))
         return torch.tensor([self.generation_config.lang_to_id[ranked[0][0]] for ranked in found])
+
+
+def prompt_length(tokens: Sequence[int], generation: Any) -> int:
+    """How many tokens CTranslate2 takes for the prompt: all before the first that is none of a prompt's by its number.
+
+    So a text that begins with such tokens, as that of a model without `suppress_tokens` may, is prompt as far as that.
+    """
+    of_prompts = range(generation.decoder_start_token_id, generation.no_timestamps_token_id + 1)
+    return next((place for place, token in enumerate(tokens) if token not in of_prompts), len(tokens))
 
 
 def length(steps: int, before: int) -> int:
