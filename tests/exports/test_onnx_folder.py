@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from recognizers import recognizer as of_architecture
 from sotto.checkpoint import Recognizer, load
@@ -78,12 +79,27 @@ def test_an_export_that_computes_something_else_is_refused_and_nothing_is_left(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
 
 
-def test_a_runtime_that_cannot_run_it_is_told_by_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, Fail])
+def test_a_runtime_that_cannot_run_it_is_told_by_its_words(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime's own kinds of errors are no RuntimeErrors."""
+
     def fail(*_: Any) -> Any:
-        raise RuntimeError("no position 449")
+        raise kind("no position 449")
 
     monkeypatch.setattr("sotto.exports.onnx_models.OnnxGraph.__call__", fail)
     with pytest.raises(SottoError, match=r"onnx cannot run what was written \(no position 449\); nothing was left"):
+        export(of_architecture("parakeet"), tmp_path / "out", to="onnx", audio=clips_in(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
+def test_an_error_of_the_model_is_not_the_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("of torch")
+
+    monkeypatch.setattr("sotto.families.parakeet.Parakeet.with_transcript", fail)
+    with pytest.raises(RuntimeError, match="^of torch$"):
         export(of_architecture("parakeet"), tmp_path / "out", to="onnx", audio=clips_in(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
 

@@ -15,7 +15,7 @@ from sotto.exports.capability import check_taken
 from sotto.exports.copies import floating_copy
 from sotto.exports.record import ExportRecord, read_record, write_record
 from sotto.exports.targets import TARGETS, reason_of, target_named
-from sotto.exports.verification import agreement, check
+from sotto.exports.verification import Agreement, agreement, by_export, by_model, check, windows
 from sotto.measurement import measure_cost
 from sotto.structure import to_json
 
@@ -58,10 +58,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     try:
         with partial_folder(place.resolve()) as partial:
             notes = target.write(reference, partial, precision, clips)
-            try:
-                found = agreement(reference, target.open(partial, precision), clips[:CLIPS])
-            except RuntimeError as error:  # such as a text that runs out of the runtime's positions
-                raise SottoError(f"{to} cannot run what was written ({reason_of(error)}); nothing was left") from error
+            found = compared(reference, clips[:CLIPS], partial, place, to, precision)
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(
                 target=to,
@@ -81,6 +78,20 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     except OSError as error:
         raise SottoError(f"{place}: cannot be written ({error.strerror or error}); nothing was left there") from error
     return record
+
+
+def compared(
+    reference: Recognizer, clips: Sequence[Clip], partial: Path, place: Path, to: str, precision: str
+) -> Agreement:
+    """How near what was written to `partial`, for `place`, is to the model. Raises SottoError where it does not run."""
+    asked = windows(reference, clips)
+    expected = by_model(reference, asked, clips)
+    try:
+        found = by_export(TARGETS[to].read(partial, precision), asked, clips, reference.language)
+    except Exception as error:  # every runtime has kinds of its own
+        reason = reason_of(error).replace(str(partial), str(place))
+        raise SottoError(f"{to} cannot run what was written ({reason}); nothing was left") from error
+    return agreement(expected, found)
 
 
 def clips_needed(to: str, precision: str) -> int:
