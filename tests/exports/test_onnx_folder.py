@@ -94,6 +94,19 @@ def test_a_runtime_that_cannot_run_it_is_told_by_its_words(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
 
 
+def test_what_cannot_be_opened_is_told_by_the_place_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime names the file, in a folder that is gone. So are the parents that were made for it."""
+    monkeypatch.setattr("sotto.exports.onnx_folder.write_graph", lambda _, path: path.write_bytes(b"cut"))
+    place = tmp_path / "new" / "deep" / "out"
+    with pytest.raises(SottoError, match=rf"onnx cannot run what was written \(.*{place}/onnx/model.onnx") as refused:
+        export(of_architecture("parakeet"), place, to="onnx", audio=clips_in(tmp_path))
+    assert "partial" not in str(refused.value)
+    assert "again" not in str(refused.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
 def test_an_error_of_the_model_is_not_the_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("of torch")
