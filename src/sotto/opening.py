@@ -38,9 +38,14 @@ def import_runtime(name: str | Path) -> None:
         import_module(TARGETS[read_record(Path(name)).target].module)
 
 
+def is_on_cpu(name: str | Path) -> bool:
+    """Whether it is an export that another runtime than torch computes."""
+    return is_export(name) and not TARGETS[read_record(Path(name)).target].in_torch
+
+
 def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:
     """Parameters and FLOPs; of a graph, which does not tell them, those of the model that it was made of."""
-    if not is_export(name) or TARGETS[read_record(Path(name)).target].in_torch:
+    if not is_on_cpu(name):
         return measure_cost(recognizer, name)
     record, folder = read_record(Path(name)), Path(name)
     return ModelNumbers(
