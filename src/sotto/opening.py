@@ -43,6 +43,14 @@ def is_on_cpu(name: str | Path) -> bool:
     return is_export(name) and not TARGETS[read_record(Path(name)).target].in_torch
 
 
+def runtime_of(name: str | Path) -> str:
+    """What computes it: torch, or of an export the target and its precision."""
+    if not is_export(name):
+        return "torch"
+    record = read_record(Path(name))
+    return f"{record.target} {record.precision}"
+
+
 def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:
     """Parameters and FLOPs; of a graph, which does not tell them, those of the model that it was made of."""
     if not is_on_cpu(name):

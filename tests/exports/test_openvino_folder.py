@@ -1,5 +1,6 @@
 """Exports to OpenVINO: opened by OpenVINO and by openvino-genai, and held to the model that they were made of."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 import openvino
 import pytest
 from openvino_genai import WhisperPipeline
+from typer.testing import CliRunner
 
 from digits import CLIPS, MODEL
 from mixed_shapes import mixed
 from sotto.checkpoint import Recognizer, load
+from sotto.cli import app
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Segment
 from sotto.errors import SottoError
@@ -147,3 +150,40 @@ def test_a_clip_of_some_samples_is_heard(whisper: Both) -> None:
         each.family.transcribe([clip], Decoding(timestamps=True)) for each in (whisper[0], open_model(whisper[1]))
     )
     assert list(after) == list(before)
+
+
+@pytest.fixture
+def checkpoint(whisper: Both, tmp_path: Path) -> Path:
+    return whisper[0].save(tmp_path / "checkpoint")
+
+
+def said(*arguments: object) -> str:
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_errors_stand_beside_the_runtime_and_its_batch(whisper: Both, checkpoint: Path, tmp_path: Path) -> None:
+    """openvino-genai takes clips one by one, whatever batch is asked for; beams are transformers' own."""
+    clips, numbers = whisper[1].parent / "clips", tmp_path / "numbers.json"
+    for beams, batch in ((1, 1), (2, 8)):
+        said("evaluate", whisper[1], clips, "--against", checkpoint, "--beams", beams, "--json", numbers)
+        models = json.loads(numbers.read_text())["models"]
+        settings = f"{'greedy' if beams == 1 else '2 beams'}, language automatic, no timestamps"
+        assert [each["decoding"] for each in models.values()] == [
+            f"openvino float32, {settings}, batch {batch}",
+            f"torch, {settings}, batch 8",
+        ]
+        assert len({each["wer"] for each in models.values()}) == 1
+
+
+def test_an_export_is_transcribed_with_and_measured_by_the_commands(
+    whisper: Both, checkpoint: Path, tmp_path: Path
+) -> None:
+    clips, numbers = whisper[1].parent / "clips", tmp_path / "numbers.json"
+    assert said("transcribe", whisper[1], clips) == said("transcribe", checkpoint, clips)
+    said("benchmark", checkpoint, whisper[1], "--rounds", 1, "--repeats", 1, "--json", numbers)
+    rows = json.loads(numbers.read_text())["models"]
+    assert [row["numbers"]["latency"]["device"] for row in rows] == ["cpu", "cpu"]
+    assert rows[1]["flops_ratio"] == 1.0
+    assert rows[1]["encoder_speedup"] > 0
