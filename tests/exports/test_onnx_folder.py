@@ -141,9 +141,15 @@ def test_large_graphs_have_their_weights_beside_them(
     (graph,) = (path for path in (tmp_path / "out" / "onnx").iterdir() if path.suffix == ".onnx")
     beside = graph.with_name(f"{graph.name}_data")
     assert beside.stat().st_size > 1_000
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["transformers.js_config"] == {"use_external_data_format": {graph.name: True}}
     assert cost_of(open_export(tmp_path / "out"), str(tmp_path / "out")).bytes_on_disk == sum(
         path.stat().st_size for path in (graph, beside)
     )
+
+
+def test_small_graphs_are_said_to_have_nothing_beside_them(both: Both) -> None:
+    assert "transformers.js_config" not in json.loads((both[1] / "config.json").read_text())
 
 
 def test_an_export_takes_the_place_of_one(both: Both) -> None:
