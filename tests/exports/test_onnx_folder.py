@@ -209,3 +209,12 @@ def test_a_record_of_an_unknown_target_is_said(
     (tmp_path / "sotto_export.json").write_text(json.dumps(record | {"target": "tensorrt"}))
     with pytest.raises(SottoError, match="sotto_export.json: unknown target 'tensorrt'; did you mean 'tr"):
         call(tmp_path)
+
+
+def test_a_record_of_another_model_is_said(tmp_path: Path, exported_by: Callable[[Any], Both]) -> None:
+    folder = shutil.copytree(exported_by(("onnx", "parakeet", "mixed"))[1], tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    config["encoder_config"]["num_hidden_layers"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SottoError, match=r"sotto_export.json: structure record: encoder has \d layers, but .* again"):
+        open_export(folder)

@@ -17,7 +17,8 @@ from sotto.exports.record import ExportRecord, read_record, write_record
 from sotto.exports.targets import TARGETS, reason_of, target_named
 from sotto.exports.verification import Agreement, agreement, by_export, by_model, check, windows
 from sotto.measurement import measure_cost
-from sotto.structure import to_json
+from sotto.structure import check as check_structure
+from sotto.structure import from_json, to_json
 
 CLIPS = 4  # that an export is compared on
 CALIBRATION_CLIPS = 64  # at most, for scales of what is multiplied
@@ -111,7 +112,12 @@ def is_export(name: str | Path) -> bool:
 def open_export(folder: str | Path) -> Recognizer:
     """An exported folder as a recogniser, whose model the runtime computes: on the CPU, and not to be changed.
 
-    Raises SottoError where it is damaged, or the runtime is not installed.
+    Raises SottoError where it is damaged, its record is that of another model, or the runtime is not installed.
     """
     record = read_record(Path(folder))
-    return TARGETS[record.target].open(Path(folder), record.precision)
+    found = TARGETS[record.target].open(Path(folder), record.precision)
+    try:
+        check_structure(from_json(record.structure), found.model.config)
+    except SottoError as error:
+        raise SottoError(f"{Path(folder) / EXPORT_RECORD}: {error}; export the model again") from error
+    return found
