@@ -1,6 +1,7 @@
 """Exports to OpenVINO: opened by OpenVINO and by openvino-genai, and held to the model that they were made of."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from sotto.decoding import Decoding, Segment
 from sotto.errors import SottoError
 from sotto.exports import export
 from sotto.exports.openvino_pipeline import segments_of
+from sotto.exports.openvino_precision import in_precision
 from sotto.exports.signal_stack import signal_stack_kept
 from sotto.opening import open_model
 from tones import RATE, tiny_whisper, write_folder
@@ -127,6 +129,14 @@ def test_every_shape_can_be_calibrated(tmp_path: Path) -> None:
     record = export(found, tmp_path / "out", to="openvino", precision="int8-calibrated", audio=audio)
     assert 1e-4 < record.agreement.scores < 0.1
     assert found.structure == before
+
+
+def test_nncf_says_after_it_what_it_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("nncf")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    heard = openvino.opset13.parameter([1, 2])
+    in_precision(openvino.Model([openvino.opset13.relu(heard)], [heard], "rectifier"), "float32", ())
+    assert logger.level == logging.WARNING
 
 
 def test_chunks_that_were_never_closed_last_until_their_window_ends() -> None:
