@@ -15,6 +15,7 @@ import yaml
 
 import sotto.run
 from digits import MODEL, some_clips
+from recognizers import recognizer as of_architecture
 from sotto.checkpoint import load
 from sotto.data import DataConfig, open_data
 from sotto.errors import NotAcceptedError, SottoError
@@ -113,6 +114,16 @@ def test_exports_are_calibrated_on_calibration_clips_or_bundled_ones(
     _, _, to, precision, clips = written.call_args.args
     assert (to, precision) == ("openvino", "int8-calibrated")
     assert [each.name for each in clips] == [each.name for each in expected]
+
+
+def test_a_recipe_is_exported_to_graphs(data: Path, tmp_path: Path) -> None:
+    saved = of_architecture("parakeet").save(tmp_path / "saved")
+    exports = [{"onnx": {"precision": "int8"}}, {"openvino": {"precision": "int8-calibrated"}}]
+    sotto.run.write_exports(run_of(data, tmp_path, "calibration", *exports, model=saved))
+    for name in ("onnx-int8", "openvino-int8-calibrated"):
+        record = read_record(tmp_path / "exports" / name)
+        assert f"{record.target}-{record.precision}" == name
+        assert record.agreement.clips == 4
 
 
 def test_another_recipe_is_refused_in_the_same_folder(data: Path, finished: tuple[Path, list[str]]) -> None:
