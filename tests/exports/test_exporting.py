@@ -60,8 +60,8 @@ def test_a_failed_export_leaves_everything_as_it_was(
         export(recognizer, place, to="lite-whisper", audio=clips, language="en")
     before, folders = contents(tmp_path), {path for path in tmp_path.rglob("*") if path.is_dir()}
     failing, failure, error, message = FAILURES[case]
-    with monkeypatch.context() as patch, pytest.raises(error, match=message):
-        patch.setattr(f"sotto.exports.{failing}", failure)
+    monkeypatch.setattr(f"sotto.exports.{failing}", failure)
+    with pytest.raises(error, match=message):
         export(recognizer, place, to="transformers", audio=clips, language="en")
     assert contents(tmp_path) == before
     assert {path for path in tmp_path.rglob("*") if path.is_dir()} == folders
