@@ -65,7 +65,7 @@ def main() -> None:
     clips = clips_of(arguments.calibration, base, SCALE_CLIPS if arguments.shape else CALIBRATION_CLIPS)
     runtimes = [PLAIN, *(each for each in RUNTIMES if each != PLAIN and each.name in arguments.runtimes)]
     rows = list(written(base, changes(arguments, base), runtimes, folder, clips))
-    timing = Timing(arguments.rounds, arguments.repeats, arguments.threads, tokens=arguments.tokens)
+    timing = Timing(arguments.rounds, arguments.repeats, arguments.threads, tokens=arguments.tokens, device="cpu")
     settings = {
         "model": arguments.shape or Path(arguments.model).name,
         "timing": to_plain(timing),

@@ -599,6 +599,16 @@ def test_a_failed_save_leaves_everything_as_it_was(
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
 
 
+def test_parents_that_were_made_for_a_failed_save_are_gone(
+    recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr("sotto.checkpoint.probe", raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        recognizer.save(tmp_path / "there" / "new" / "deep" / "checkpoint")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 def test_a_tokenizer_that_cannot_be_written_fails_the_save(
     recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

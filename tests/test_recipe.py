@@ -53,6 +53,9 @@ def test_the_resolved_recipe_reads_back_as_the_same() -> None:
         ({"export": [{"onnx": {"precision": "int4"}}]}, "onnx is written in float32, float16, int8; found .*'int4'"),
         ({"export": [{"onnx": {"precison": "int8"}}]}, "did you mean 'precision'"),
         ({"export": [{"onnx": {}, "transformers": {}}]}, "expected one target with its settings"),
+        ({"export": [{"onnx": "int8"}]}, "expected settings of onnx, such as precision, found 'int8'"),
+        ({"export": [{"onnx": []}]}, r"expected settings of onnx, such as precision, found \[\]"),
+        ({"export": [{"onnx": {"to": "openvino"}}]}, "expected settings of onnx, such as precision, found {'to': 'op"),
     ],
 )
 def test_a_mistake_is_named(change: dict[str, object], message: str) -> None:

@@ -8,14 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
 
 import sotto.run
 from digits import MODEL, some_clips
+from recognizers import recognizer as of_architecture
 from sotto.checkpoint import load
+from sotto.data import DataConfig, open_data
 from sotto.errors import NotAcceptedError, SottoError
+from sotto.exports import clips_of
 from sotto.exports.record import read_record
 from sotto.metrics.cost import count_parameters
 from sotto.recipe import Recipe, parse_recipe
@@ -87,6 +91,39 @@ def test_a_recipe_is_exported_once(data: Path, tmp_path: Path) -> None:
     said.clear()
     carry_out(wanted, data, tmp_path / "run", said.append)
     assert said[-2:] == ["transformers-float32: exporting", "lite-whisper-float16: exported already"]
+
+
+def run_of(data: Path, folder: Path, role: str, *exports: object, model: Path = MODEL) -> sotto.run.Run:
+    """A run of finished steps, which has clips of that role."""
+    shutil.copytree(model, folder / "model")
+    source = open_data(DataConfig(str(data / role)), sampling_rate=16_000)
+    return sotto.run.Run(recipe(data, export=list(exports)), data, folder, {role: source}, (), print)
+
+
+@pytest.mark.parametrize("role", ["calibration", "test"])
+def test_exports_are_calibrated_on_calibration_clips_or_bundled_ones(
+    role: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never on those that errors are measured on."""
+    run = run_of(data, tmp_path, role, {"openvino": {"precision": "int8-calibrated"}})
+    expected = run.sources["calibration"] if role == "calibration" else clips_of(None, load(MODEL), 64)
+    written = Mock()
+    monkeypatch.setattr("sotto.run.export_on", written)
+    written.return_value.notes = ()
+    sotto.run.write_exports(run)
+    _, _, to, precision, clips = written.call_args.args
+    assert (to, precision) == ("openvino", "int8-calibrated")
+    assert [each.name for each in clips] == [each.name for each in expected]
+
+
+def test_a_recipe_is_exported_to_graphs(data: Path, tmp_path: Path) -> None:
+    saved = of_architecture("parakeet").save(tmp_path / "saved")
+    exports = [{"onnx": {"precision": "int8"}}, {"openvino": {"precision": "int8-calibrated"}}]
+    sotto.run.write_exports(run_of(data, tmp_path, "calibration", *exports, model=saved))
+    for name in ("onnx-int8", "openvino-int8-calibrated"):
+        record = read_record(tmp_path / "exports" / name)
+        assert f"{record.target}-{record.precision}" == name
+        assert record.agreement.clips == 4
 
 
 def test_another_recipe_is_refused_in_the_same_folder(data: Path, finished: tuple[Path, list[str]]) -> None:

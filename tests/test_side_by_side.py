@@ -4,7 +4,12 @@ import os
 import time
 from pathlib import Path
 
-from sotto.side_by_side import Timing, in_turn, latency_of, visit
+import pytest
+
+from sotto.checkpoint import Recognizer
+from sotto.exports import export
+from sotto.side_by_side import Timing, benchmark, in_turn, latency_of, visit
+from tones import write_folder
 
 
 def test_calls_take_turns() -> None:
@@ -20,3 +25,14 @@ def test_every_call_has_a_process_of_its_own() -> None:
 def test_as_many_tokens_are_decoded_as_are_asked_for(saved: Path) -> None:
     found = visit(str(saved), Timing(rounds=1, repeats=1, tokens=5))
     assert latency_of(found).tokens == 5
+
+
+def test_beside_an_export_that_runs_on_the_cpu_all_do(
+    recognizer: Recognizer, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = write_folder(tmp_path / "clips", ["one"], [0.9])
+    export(recognizer, tmp_path / "out", to="ctranslate2", audio=clips, language="en")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("sotto.side_by_side.in_turn", lambda calls, _: [[call()] for call in calls])
+    rows = benchmark([str(saved), str(tmp_path / "out")], Timing(rounds=1, repeats=1))
+    assert [latency_of(row.numbers).device for row in rows] == ["cpu", "cpu"]

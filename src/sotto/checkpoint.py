@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,8 @@ def replaceable(folder: Path) -> bool:
 
 @contextmanager
 def partial_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that is gone at the end, unless it took the place of `target`."""
+    """A folder beside `target` that is gone at the end, unless it took the place of `target`; so are new parents."""
+    made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
@@ -217,6 +218,9 @@ def partial_folder(target: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # of one that is not empty
+            for parent in made:
+                parent.rmdir()
 
 
 def wanted_dtype(recognizer: Recognizer, dtype: str | None) -> torch.dtype:

@@ -14,26 +14,30 @@ from sotto.distribution import processes
 from sotto.measurement import evaluate, skipped_lines
 from sotto.metrics.errors import Comparison, ErrorReport, compare
 from sotto.metrics.speed import machine
-from sotto.opening import open_model
+from sotto.opening import open_model, runtime_of
 from sotto.report.formats import points, points_interval, rate, rate_interval
 from sotto.text import Normalizer
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Error reports by checkpoint, in the order asked; with two of them the comparison, first minus second."""
+    """Error reports by checkpoint, in the order asked; with two of them the comparison, first minus second.
+
+    `decodings` says by checkpoint what computed it, and how it decoded.
+    """
 
     reports: dict[str, ErrorReport]
     comparison: Comparison | None
-    decoding: str
+    decodings: dict[str, str]
     skipped: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it, with the machine."""
         return {
-            "models": {name: report.to_dict() for name, report in self.reports.items()},
+            "models": {
+                name: {**report.to_dict(), "decoding": self.decodings[name]} for name, report in self.reports.items()
+            },
             "comparison": self.comparison.to_dict() if self.comparison else None,
-            "decoding": self.decoding,
             "skipped": list(self.skipped),
             "machine": machine(),
         }
@@ -44,21 +48,23 @@ def evaluate_models(
 ) -> EvaluationResult:
     """Measure each checkpoint on `data`; the first is compared against the second where there are two."""
     reports: dict[str, ErrorReport] = {}
+    decodings: dict[str, str] = {}
     skipped: dict[str, None] = {}
     for name in names:
         recognizer = open_model(name, device=processes().device)
         source = open_data(data, sampling_rate=recognizer.sampling_rate)
         reports[name] = evaluate(recognizer, source, decoding, normalizer)
+        decodings[name] = f"{runtime_of(name)}, {recognizer.family.followed(decoding).describe()}"
         skipped |= dict.fromkeys(skipped_lines(source))
     ordered = list(reports.values())
     comparison = compare(ordered[1], ordered[0]) if len(ordered) == 2 else None
-    return EvaluationResult(reports, comparison, decoding.describe(), tuple(skipped))
+    return EvaluationResult(reports, comparison, decodings, tuple(skipped))
 
 
 def evaluation_table(result: EvaluationResult) -> Table:
     """Rates with their intervals, a column a checkpoint; the definition stands below."""
     first = next(iter(result.reports.values()))
-    caption = f"corpus level, {first.clips} clips, 95 % intervals over clips; {first.normalizer}; {result.decoding}"
+    caption = f"corpus level, {first.clips} clips, 95 % intervals over clips; {first.normalizer}"
     table = Table(caption=caption, caption_justify="left")
     table.add_column("")
     for name in result.reports:
@@ -70,6 +76,7 @@ def evaluation_table(result: EvaluationResult) -> Table:
         "substitutions, deletions, insertions",
         *(f"{each.substitutions}, {each.deletions}, {each.insertions} of {each.reference_words}" for each in reports),
     )
+    table.add_row("decoding", *result.decodings.values())
     table.add_row("clips with a repetition loop", *(rate(each.repetition_rate) for each in reports))
     if result.comparison is not None:
         difference = result.comparison

@@ -11,7 +11,6 @@ from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
 from sotto.exports import TARGETS, is_export, open_export
 from sotto.exports.record import read_record
-from sotto.exports.targets import target_named
 from sotto.measurement import measure_cost
 from sotto.report.numbers import ModelNumbers
 
@@ -36,13 +35,25 @@ def open_model(
 def import_runtime(name: str | Path) -> None:
     """Import what an export is opened with, which takes its time: what is left of opening is the model's."""
     if is_export(name):
-        record = read_record(Path(name))
-        import_module(target_named(record.target, record.precision).module)
+        import_module(TARGETS[read_record(Path(name)).target].module)
+
+
+def is_on_cpu(name: str | Path) -> bool:
+    """Whether it is an export that another runtime than torch computes."""
+    return is_export(name) and not TARGETS[read_record(Path(name)).target].in_torch
+
+
+def runtime_of(name: str | Path) -> str:
+    """What computes it: torch, or of an export the target and its precision."""
+    if not is_export(name):
+        return "torch"
+    record = read_record(Path(name))
+    return f"{record.target} {record.precision}"
 
 
 def cost_of(recognizer: Recognizer, name: str) -> ModelNumbers:
     """Parameters and FLOPs; of a graph, which does not tell them, those of the model that it was made of."""
-    if not is_export(name) or TARGETS[read_record(Path(name)).target].in_torch:
+    if not is_on_cpu(name):
         return measure_cost(recognizer, name)
     record, folder = read_record(Path(name)), Path(name)
     return ModelNumbers(

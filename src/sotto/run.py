@@ -339,7 +339,7 @@ def write_exports(run: Run) -> None:
             continue
         run.say(f"{each.name}: exporting")
         recognizer = replace(load(run.folder / "model", device="cpu"), language=run.recipe.language)
-        known = run.sources.get("calibration", run.sources.get("test"))
+        known = run.sources.get("calibration")  # never the test clips: scales may be taken from these
         count = clips_needed(each.to, each.precision)
         clips = clips_of(None, recognizer, count) if known is None else list(islice(known, count))
         for note in export_on(recognizer, folder, each.to, each.precision, clips).notes:

@@ -19,7 +19,7 @@ from sotto.checkpoint import DTYPES
 from sotto.data import DataConfig, open_data
 from sotto.measurement import TOKENS, measure_speed
 from sotto.metrics.speed import LatencyReport, MemoryMeter
-from sotto.opening import cost_of, import_runtime, open_model
+from sotto.opening import cost_of, import_runtime, is_on_cpu, open_model
 from sotto.progress import track
 from sotto.report.numbers import ModelNumbers
 
@@ -40,6 +40,8 @@ class Timing:
     """an audio file; noise as long as the window where there is none"""
     tokens: int = TOKENS
     """decoded of the clip, or as many as the decoder has places for"""
+    device: str | None = None
+    """that torch computes on; a GPU where there is one and none is named"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,12 @@ class SideBySide:
 
 
 def benchmark(names: Sequence[str], timing: Timing) -> list[SideBySide]:
-    """Measure each of the checkpoints `names` in turn, round after round; the first is what the others are held to."""
+    """Measure each of the checkpoints `names` in turn, round after round; the first is what the others are held to.
+
+    All run on the CPU where one of them is an export that can run nowhere else.
+    """
+    if any(map(is_on_cpu, names)):
+        timing = replace(timing, device="cpu")
     visits = in_turn([partial(visit, name, timing) for name in names], timing.rounds)
     return [compared(each, visits[0]) for each in visits]
 
@@ -76,7 +83,7 @@ def visit(name: str, timing: Timing) -> ModelNumbers:
     import_runtime(name)
     with MemoryMeter() as meter:
         start = time.perf_counter()
-        recognizer = open_model(name, dtype=DTYPES[timing.dtype])
+        recognizer = open_model(name, device=timing.device, dtype=DTYPES[timing.dtype])
         load_seconds = time.perf_counter() - start
         audio = audio_for(timing, recognizer.sampling_rate, recognizer.window_seconds)
         latency = measure_speed(recognizer, audio, timing.repeats, tokens=timing.tokens)

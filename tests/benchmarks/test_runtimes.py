@@ -149,6 +149,7 @@ def test_a_trained_model_is_timed_and_heard_in_every_runtime(tmp_path: Path, mon
         assert rows[name]["pipeline"]["against_torch"] > 0
     assert "pipeline" not in rows["torch-float32"]
     assert rows["torch-float32"]["sotto"]["against_torch"] == 1
+    assert found["timing"]["device"] == "cpu"
     assert found["versions"]["openvino"]
     monkeypatch.setattr("sys.argv", ["runtimes.py", "--shape", "tiny", *options[4:], *counts])
     with pytest.raises(SystemExit, match="holds what was made with other settings"):

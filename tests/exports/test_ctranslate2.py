@@ -29,7 +29,7 @@ from sotto.methods import LayerDropping, Quantization, StepContext, methods
 from sotto.metrics.speed import measure_latency
 from sotto.opening import cost_of
 from sotto.surgery import drop_module, gather_inputs, keep_heads, layers_of, narrow_ffn
-from tones import RATE, clip, square_wave, write_folder
+from tones import RATE, clip, square_wave, tiny_whisper, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,17 @@ def test_all_changes_at_once(recognizer: Recognizer, clips: Path, tmp_path: Path
         assert transcripts(exported, **settings) == transcripts(model, **settings)
 
 
+@pytest.mark.parametrize("tokens", [8, 16])
+def test_a_text_of_special_tokens_that_fills_all_positions(tokens: int, clips: Path, tmp_path: Path) -> None:
+    """CTranslate2 takes those that the text begins with for the prompt."""
+    model = Recognizer(*tiny_whisper(maximum_tokens=tokens))
+    heard = model.family.inputs([square_wave(300, 0.6)])
+    written = model.family.with_transcript(heard)["decoder_input_ids"][0].tolist()
+    assert len(written) == tokens
+    assert written[3:5] == [model.model.generation_config.no_timestamps_token_id] * 2
+    assert export(model, tmp_path / "out", to="ctranslate2", audio=clips).agreement.scores < 1e-5
+
+
 def transcripts(found: Recognizer, **settings: Any) -> list[Transcription]:
     heard = [clip("one", 0.6), clip("two", 0.8), clip("three", 2.5)]
     return list(found.family.transcribe(heard, Decoding(language="en", batch_size=2, **settings)))
@@ -203,6 +214,20 @@ def test_it_is_measured_by_its_own_decoding(recognizer: Recognizer, clips: Path,
     report = measure_latency(exported.model, exported.processor, square_wave(300, 0.9), tokens=9, repeats=1, batch=2)
     assert (report.tokens, report.batch) == (9, 2)
     assert steps == [[8, 8]] * 3  # after the first token of the prompt
+
+
+@pytest.mark.parametrize("latest", [None, 0])
+def test_the_first_timestamp_is_limited_as_the_model_limits_it(
+    latest: int | None, recognizer: Recognizer, clips: Path, tmp_path: Path
+) -> None:
+    """None: the generation config does not name the limit."""
+    if latest is None:
+        del recognizer.model.generation_config.max_initial_timestamp_index
+    else:
+        recognizer.model.generation_config.max_initial_timestamp_index = latest
+    export(recognizer, tmp_path / "out", to="ctranslate2", audio=clips, language="en")
+    exported = open_export(tmp_path / "out")
+    assert transcripts(exported, timestamps=True) == transcripts(recognizer, timestamps=True)
 
 
 class Noting:

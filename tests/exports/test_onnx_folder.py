@@ -1,5 +1,6 @@
 """Exports to ONNX: opened by onnxruntime, and held to the model that they were made of."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from recognizers import recognizer as of_architecture
 from sotto.checkpoint import Recognizer, load
@@ -17,7 +19,7 @@ from sotto.exports import export, is_export, open_export
 from sotto.exports.merging import merged
 from sotto.exports.onnx_folder import graphs
 from sotto.methods import Quantization, StepContext, methods
-from sotto.opening import cost_of, open_model
+from sotto.opening import cost_of, import_runtime, open_model
 from tones import tiny_whisper, write_folder
 
 Both = tuple[Recognizer, Path]
@@ -77,12 +79,40 @@ def test_an_export_that_computes_something_else_is_refused_and_nothing_is_left(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
 
 
-def test_a_runtime_that_cannot_run_it_is_told_by_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, Fail])
+def test_a_runtime_that_cannot_run_it_is_told_by_its_words(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime's own kinds of errors are no RuntimeErrors."""
+
     def fail(*_: Any) -> Any:
-        raise RuntimeError("no position 449")
+        raise kind("no position 449")
 
     monkeypatch.setattr("sotto.exports.onnx_models.OnnxGraph.__call__", fail)
     with pytest.raises(SottoError, match=r"onnx cannot run what was written \(no position 449\); nothing was left"):
+        export(of_architecture("parakeet"), tmp_path / "out", to="onnx", audio=clips_in(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
+def test_what_cannot_be_opened_is_told_by_the_place_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime names the file, in a folder that is gone. So are the parents that were made for it."""
+    monkeypatch.setattr("sotto.exports.onnx_folder.write_graph", lambda _, path: path.write_bytes(b"cut"))
+    place = tmp_path / "new" / "deep" / "out"
+    with pytest.raises(SottoError, match=rf"onnx cannot run what was written \(.*{place}/onnx/model.onnx") as refused:
+        export(of_architecture("parakeet"), place, to="onnx", audio=clips_in(tmp_path))
+    assert "partial" not in str(refused.value)
+    assert "again" not in str(refused.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
+
+
+def test_an_error_of_the_model_is_not_the_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("of torch")
+
+    monkeypatch.setattr("sotto.families.parakeet.Parakeet.with_transcript", fail)
+    with pytest.raises(RuntimeError, match="^of torch$"):
         export(of_architecture("parakeet"), tmp_path / "out", to="onnx", audio=clips_in(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clips"]
 
@@ -111,9 +141,15 @@ def test_large_graphs_have_their_weights_beside_them(
     (graph,) = (path for path in (tmp_path / "out" / "onnx").iterdir() if path.suffix == ".onnx")
     beside = graph.with_name(f"{graph.name}_data")
     assert beside.stat().st_size > 1_000
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["transformers.js_config"] == {"use_external_data_format": {graph.name: True}}
     assert cost_of(open_export(tmp_path / "out"), str(tmp_path / "out")).bytes_on_disk == sum(
         path.stat().st_size for path in (graph, beside)
     )
+
+
+def test_small_graphs_are_said_to_have_nothing_beside_them(both: Both) -> None:
+    assert "transformers.js_config" not in json.loads((both[1] / "config.json").read_text())
 
 
 def test_an_export_takes_the_place_of_one(both: Both) -> None:
@@ -163,3 +199,22 @@ def test_a_damaged_record_is_said(tmp_path: Path) -> None:
     (tmp_path / "sotto_export.json").write_text("{")
     with pytest.raises(SottoError, match=r"sotto_export.json: cannot be read \(.*\); export the model again"):
         open_export(tmp_path)
+
+
+@pytest.mark.parametrize("call", [open_export, open_model, import_runtime])
+def test_a_record_of_an_unknown_target_is_said(
+    call: Callable[[Path], Any], tmp_path: Path, exported_by: Callable[[Any], Both]
+) -> None:
+    record = json.loads((exported_by(("onnx", "parakeet", "mixed"))[1] / "sotto_export.json").read_text())
+    (tmp_path / "sotto_export.json").write_text(json.dumps(record | {"target": "tensorrt"}))
+    with pytest.raises(SottoError, match="sotto_export.json: unknown target 'tensorrt'; did you mean 'tr"):
+        call(tmp_path)
+
+
+def test_a_record_of_another_model_is_said(tmp_path: Path, exported_by: Callable[[Any], Both]) -> None:
+    folder = shutil.copytree(exported_by(("onnx", "parakeet", "mixed"))[1], tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    config["encoder_config"]["num_hidden_layers"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SottoError, match=r"sotto_export.json: structure record: encoder has \d layers, but .* again"):
+        open_export(folder)

@@ -1,5 +1,7 @@
 """Exports to OpenVINO: opened by OpenVINO and by openvino-genai, and held to the model that they were made of."""
 
+import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +11,18 @@ import numpy as np
 import openvino
 import pytest
 from openvino_genai import WhisperPipeline
+from typer.testing import CliRunner
 
 from digits import CLIPS, MODEL
 from mixed_shapes import mixed
 from sotto.checkpoint import Recognizer, load
+from sotto.cli import app
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Segment
 from sotto.errors import SottoError
 from sotto.exports import export
 from sotto.exports.openvino_pipeline import segments_of
+from sotto.exports.openvino_precision import in_precision
 from sotto.exports.signal_stack import signal_stack_kept
 from sotto.opening import open_model
 from tones import RATE, tiny_whisper, write_folder
@@ -126,6 +131,14 @@ def test_every_shape_can_be_calibrated(tmp_path: Path) -> None:
     assert found.structure == before
 
 
+def test_nncf_says_after_it_what_it_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("nncf")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    heard = openvino.opset13.parameter([1, 2])
+    in_precision(openvino.Model([openvino.opset13.relu(heard)], [heard], "rectifier"), "float32", ())
+    assert logger.level == logging.WARNING
+
+
 def test_chunks_that_were_never_closed_last_until_their_window_ends() -> None:
     chunks = [
         (0.5, -1.0, "all of one"),
@@ -147,3 +160,40 @@ def test_a_clip_of_some_samples_is_heard(whisper: Both) -> None:
         each.family.transcribe([clip], Decoding(timestamps=True)) for each in (whisper[0], open_model(whisper[1]))
     )
     assert list(after) == list(before)
+
+
+@pytest.fixture
+def checkpoint(whisper: Both, tmp_path: Path) -> Path:
+    return whisper[0].save(tmp_path / "checkpoint")
+
+
+def said(*arguments: object) -> str:
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_errors_stand_beside_the_runtime_and_its_batch(whisper: Both, checkpoint: Path, tmp_path: Path) -> None:
+    """openvino-genai takes clips one by one, whatever batch is asked for; beams are transformers' own."""
+    clips, numbers = whisper[1].parent / "clips", tmp_path / "numbers.json"
+    for beams, batch in ((1, 1), (2, 8)):
+        said("evaluate", whisper[1], clips, "--against", checkpoint, "--beams", beams, "--json", numbers)
+        models = json.loads(numbers.read_text())["models"]
+        settings = f"{'greedy' if beams == 1 else '2 beams'}, language automatic, no timestamps"
+        assert [each["decoding"] for each in models.values()] == [
+            f"openvino float32, {settings}, batch {batch}",
+            f"torch, {settings}, batch 8",
+        ]
+        assert len({each["wer"] for each in models.values()}) == 1
+
+
+def test_an_export_is_transcribed_with_and_measured_by_the_commands(
+    whisper: Both, checkpoint: Path, tmp_path: Path
+) -> None:
+    clips, numbers = whisper[1].parent / "clips", tmp_path / "numbers.json"
+    assert said("transcribe", whisper[1], clips) == said("transcribe", checkpoint, clips)
+    said("benchmark", checkpoint, whisper[1], "--rounds", 1, "--repeats", 1, "--json", numbers)
+    rows = json.loads(numbers.read_text())["models"]
+    assert [row["numbers"]["latency"]["device"] for row in rows] == ["cpu", "cpu"]
+    assert rows[1]["flops_ratio"] == 1.0
+    assert rows[1]["encoder_speedup"] > 0

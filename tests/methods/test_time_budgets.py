@@ -15,7 +15,7 @@ from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.errors import SottoError
 from sotto.exports import targets
-from sotto.exports.runtimes import ROUNDS, RUNTIMES, TURNS, median_seconds
+from sotto.exports.runtimes import ROUNDS, RUNTIMES, TURNS, median_seconds, place_of
 from sotto.layers import ReducedAttention
 from sotto.methods import HeadReduction, LowRank, StepContext, head_reduction, methods, timed_attentions, timed_linears
 from sotto.methods.budget_costs import PartCost, paying, time_note
@@ -62,10 +62,27 @@ def test_ranks_pay_where_they_take_less_than_the_whole_and_than_any_larger_rank(
 
 
 def test_the_note_says_what_was_measured_and_what_is_expected() -> None:
-    assert time_note(0.5312, 0.698, "onnx-int8", 2) == (
+    assert time_note(0.5312, 0.698, "onnx-int8 with 2 threads") == (
         "the encoder takes 0.531 s over a window in onnx-int8 with 2 threads here; 70 % of it are expected to be left"
     )
-    assert "in torch with 1 thread here" in time_note(0.5, 0.7, "torch", 1)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "place"),
+    [
+        (None, "cpu", "torch with 2 threads"),
+        (None, "cuda:0", "torch on cuda:0"),
+        ("torch", "cuda:0", "torch on cuda:0"),
+        ("onnx-int8", "cuda:0", "onnx-int8 with 2 threads"),
+    ],
+)
+def test_only_torch_is_timed_on_a_gpu(
+    runtime: str | None, device: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    assert place_of(runtime, torch.device(device)) == place
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    assert place_of("openvino", torch.device(device)) == "openvino with 1 thread"
 
 
 def test_the_whole_and_every_group_run_in_every_round() -> None:
@@ -125,7 +142,7 @@ def test_ranks_meet_the_budget_by_the_table(
     assert 0.7 * 0.5 - step < left <= 0.7 * 0.5
     ranks = [rank for layer in recognizer.structure.stacks["encoder"].layers for rank in layer.ranks.values()]
     assert len(set(ranks)) > 1
-    assert notes[-1] == time_note(0.5, left / 0.5, "onnx-int8", torch.get_num_threads())
+    assert notes[-1] == time_note(0.5, left / 0.5, place_of("onnx-int8", torch.device("cpu")))
     assert len(notes) == (4 if weighting == "best" else 3)
 
 
@@ -207,7 +224,7 @@ def test_heads_get_dimensions_that_meet_the_budget_by_the_table(
     left = 1 - sum(seconds[32] - seconds[channels] for channels in found)
     assert left <= 0.65
     assert 24 not in found
-    assert notes[-1] == time_note(1.0, left, "onnx-int8", torch.get_num_threads())
+    assert notes[-1] == time_note(1.0, left, place_of("onnx-int8", torch.device("cpu")))
     with pytest.raises(SottoError, match=r"0\.3 cannot be met by head_reduction: the least that can be left is 0\.40"):
         apply_head_reduction(make_recognizer(64), clips, time=0.3)
 

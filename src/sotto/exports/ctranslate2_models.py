@@ -6,6 +6,7 @@ times of segments are transformers' code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         assert decoder_input_ids is not None
         heard: Any = input_features if encoder_outputs is None else encoder_outputs[0]
         (tokens,) = decoder_input_ids.tolist()
-        before = tokens.index(self.generation_config.no_timestamps_token_id)
+        before = prompt_length(tokens, self.generation_config) - 1
         (found,) = self.runtime.generate(
             as_view(heard),
             [tokens],
@@ -101,12 +102,13 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         """One window of each clip, for transformers' `generate`; the temperature never rises."""
         prompts, generation = given["decoder_input_ids"].tolist(), given["generation_config"]
         timestamps = range(generation.no_timestamps_token_id + 1, self.config.vocab_size)
+        latest = getattr(generation, "max_initial_timestamp_index", None)
         found = self.runtime.generate(
             as_view(given["segment_input"]),
             prompts,
             beam_size=generation.num_beams,
             max_length=length(generation.max_new_tokens, len(prompts[0]) - 1),
-            max_initial_timestamp_index=generation.max_initial_timestamp_index or self.config.vocab_size,
+            max_initial_timestamp_index=self.config.vocab_size if latest is None else latest,
             suppress_tokens=[-1, *(() if generation.return_timestamps else timestamps)],  # -1: those of its config.json
         )
         sequences = [torch.tensor(result.sequences_ids[0], dtype=torch.long) for result in found]
@@ -123,6 +125,15 @@ class CTranslate2Whisper(OnCpu, WhisperForConditionalGeneration):
         assert input_features is not None
         found = self.runtime.detect_language(as_view(input_features[..., :num_segment_frames]))
         return torch.tensor([self.generation_config.lang_to_id[ranked[0][0]] for ranked in found])
+
+
+def prompt_length(tokens: Sequence[int], generation: Any) -> int:
+    """How many tokens CTranslate2 takes for the prompt: all before the first that is none of a prompt's by its number.
+
+    So a text that begins with such tokens, as that of a model without `suppress_tokens` may, is prompt as far as that.
+    """
+    of_prompts = range(generation.decoder_start_token_id, generation.no_timestamps_token_id + 1)
+    return next((place for place, token in enumerate(tokens) if token not in of_prompts), len(tokens))
 
 
 def length(steps: int, before: int) -> int:

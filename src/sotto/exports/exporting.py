@@ -14,10 +14,11 @@ from sotto.errors import SottoError
 from sotto.exports.capability import check_taken
 from sotto.exports.copies import floating_copy
 from sotto.exports.record import ExportRecord, read_record, write_record
-from sotto.exports.targets import reason_of, target_named
-from sotto.exports.verification import agreement, check
+from sotto.exports.targets import TARGETS, reason_of, target_named
+from sotto.exports.verification import Agreement, agreement, by_export, by_model, check, windows
 from sotto.measurement import measure_cost
-from sotto.structure import to_json
+from sotto.structure import check as check_structure
+from sotto.structure import from_json, to_json
 
 CLIPS = 4  # that an export is compared on
 CALIBRATION_CLIPS = 64  # at most, for scales of what is multiplied
@@ -58,10 +59,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     try:
         with partial_folder(place.resolve()) as partial:
             notes = target.write(reference, partial, precision, clips)
-            try:
-                found = agreement(reference, target.open(partial, precision), clips[:CLIPS])
-            except RuntimeError as error:  # such as a text that runs out of the runtime's positions
-                raise SottoError(f"{to} cannot run what was written ({reason_of(error)}); nothing was left") from error
+            found = compared(reference, clips[:CLIPS], partial, place, to, precision)
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(
                 target=to,
@@ -83,6 +81,20 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     return record
 
 
+def compared(
+    reference: Recognizer, clips: Sequence[Clip], partial: Path, place: Path, to: str, precision: str
+) -> Agreement:
+    """How near what was written to `partial`, for `place`, is to the model. Raises SottoError where it does not run."""
+    asked = windows(reference, clips)
+    expected = by_model(reference, asked, clips)
+    try:
+        found = by_export(TARGETS[to].read(partial, precision), asked, clips, reference.language)
+    except Exception as error:  # every runtime has kinds of its own
+        reason = reason_of(error).replace(str(partial), str(place))
+        raise SottoError(f"{to} cannot run what was written ({reason}); nothing was left") from error
+    return agreement(expected, found)
+
+
 def clips_needed(to: str, precision: str) -> int:
     """How many clips are heard, at most."""
     return CALIBRATION_CLIPS if precision in target_named(to, precision).calibrated else CLIPS
@@ -100,7 +112,12 @@ def is_export(name: str | Path) -> bool:
 def open_export(folder: str | Path) -> Recognizer:
     """An exported folder as a recogniser, whose model the runtime computes: on the CPU, and not to be changed.
 
-    Raises SottoError where it is damaged, or the runtime is not installed.
+    Raises SottoError where it is damaged, its record is that of another model, or the runtime is not installed.
     """
     record = read_record(Path(folder))
-    return target_named(record.target, record.precision).open(Path(folder), record.precision)
+    found = TARGETS[record.target].open(Path(folder), record.precision)
+    try:
+        check_structure(from_json(record.structure), found.model.config)
+    except SottoError as error:
+        raise SottoError(f"{Path(folder) / EXPORT_RECORD}: {error}; export the model again") from error
+    return found

@@ -182,8 +182,8 @@ def bare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch's exporter and onnxruntime's quantization say of their own steps."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", None)]
+    """Without what torch's exporter, onnxruntime's quantization and NNCF say of their own steps."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "nncf", None)]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

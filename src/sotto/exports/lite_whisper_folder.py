@@ -28,7 +28,6 @@ PREFIX = "self_attn."  # of attention's linears; the ranks have short names
 def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
     """Config, weights, generation config, tokenizer and feature extractor."""
     model = recognizer.model
-    folder.mkdir(exist_ok=True)
     config = config_without_record(model).to_dict() | {
         "model_type": MODEL_TYPE,
         "architectures": ["LiteWhisperForConditionalGeneration"],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
 from sotto.checkpoint import Recognizer
-from sotto.exports.frame_tokenizer import group_frames
+from sotto.exports.frame_tokenizer import group_frames, write_json
 from sotto.exports.graph_models import ctc_model
 from sotto.exports.graphs import decoder_graphs, encoder_graph, frame_graph
 from sotto.exports.merging import merged
@@ -27,9 +28,19 @@ def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
     for name, graph in graphs(recognizer, precision):
         write_graph(graph, folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
     write_settings(recognizer, folder)
+    name_data_files(folder)
     tokenizer = recognizer.processor.tokenizer
     if isinstance(recognizer.family, Ctc) and tokenizer.is_fast:
         group_frames(folder, tokenizer.pad_token)
+
+
+def name_data_files(folder: Path) -> None:
+    """Say in `folder`/config.json which graphs have their weights in a file beside them: transformers.js asks there."""
+    path = folder / "config.json"
+    beside = [f"{graph.stem}.onnx" for graph in (folder / "onnx").glob("*.onnx_data")]
+    if beside:
+        named = {"transformers.js_config": {"use_external_data_format": dict.fromkeys(beside, True)}}
+        write_json(json.loads(path.read_text(encoding="utf-8")) | named, path)
 
 
 def graphs(recognizer: Recognizer, precision: Precision) -> Iterator[tuple[str, onnx.ModelProto]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -10,6 +9,7 @@ from contextlib import redirect_stdout
 import nncf
 import openvino
 
+from sotto.exports.graphs import quiet
 from sotto.exports.signal_stack import signal_stack_kept
 from sotto.exports.targets import CALIBRATED
 from sotto.families.family import Inputs
@@ -21,9 +21,8 @@ def in_precision(model: openvino.Model, precision: str, heard: Sequence[Inputs])
     `int8`: weights, tables of tokens too, with a scale an output; `int8-calibrated`: what is multiplied by them as
     well, with scales from what the model `heard`.
     """
-    logging.getLogger("nncf").setLevel(logging.ERROR)
     found: openvino.Model = model
-    with signal_stack_kept(), redirect_stdout(sys.stderr):  # bars of progress
+    with signal_stack_kept(), quiet(), redirect_stdout(sys.stderr):  # bars of progress
         if precision == "int8":
             found = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
         elif precision == CALIBRATED:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,6 @@ def module_run(module: nn.Module, heard: torch.Tensor, precision: str, folder: P
 
 
 def run_of(model: openvino.Model, inputs: Inputs, folder: Path) -> Run:
-    # In a folder of its own: OpenVINO goes on reading weights from the file that it compiled.
-    path = Path(tempfile.mkdtemp(dir=folder)) / "model.xml"
+    path = folder / "model.xml"
     openvino.save_model(model, path, compress_to_fp16=False)
     return partial(OpenVinoGraph(path, exact=False), {name: tensor.numpy() for name, tensor in inputs.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -24,7 +24,8 @@ LARGEST_FILE = 2**31 - 2**24  # bytes; protocol buffers end at 2 GiB
 def in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """The graph in that precision; what goes in and out stays as it is."""
     if precision == "float16":
-        # Shapes cannot be inferred in memory for a large graph; the exporter has written down those that are needed.
+        # Shapes cannot be inferred in memory for a large graph. They are asked for where an operator stays in float32,
+        # as Range and Max would; those of our graphs compute whole numbers.
         found: onnx.ModelProto = convert_float_to_float16(
             model, keep_io_types=True, disable_shape_infer=is_large(model)
         )
@@ -120,8 +121,9 @@ def is_large(model: onnx.ModelProto) -> bool:
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_FILE
 
 
-def write_graph(model: onnx.ModelProto, path: Path, **settings: Any) -> None:
+def write_graph(model: onnx.ModelProto, path: Path) -> None:
     """One file, and where it would be too large, `path`_data with the weights beside it."""
     if is_large(model):
-        settings |= {"save_as_external_data": True, "location": f"{path.name}_data"}
-    onnx.save(model, path, **settings)
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}_data")
+    else:
+        onnx.save(model, path)

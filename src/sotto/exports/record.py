@@ -10,6 +10,7 @@ from typing import Any
 from sotto.checkpoint import EXPORT_RECORD
 from sotto.configuration import parse, to_plain
 from sotto.errors import SottoError
+from sotto.exports.targets import target_named
 from sotto.exports.verification import Agreement
 from sotto.metrics.cost import Parameters
 
@@ -35,13 +36,17 @@ class ExportRecord:
     """what a user should know of it, a line each"""
     version: int = VERSION
 
+    def __post_init__(self) -> None:
+        """Raises SottoError for a target that is not known, not in that precision, or not installed."""
+        target_named(self.target, self.precision)
+
 
 def write_record(record: ExportRecord, folder: Path) -> None:
     (folder / EXPORT_RECORD).write_text(json.dumps(to_plain(record), indent=1) + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> ExportRecord:
-    """Raises SottoError where it is damaged, or of a version that this Sotto does not know."""
+    """Raises SottoError where it is damaged, or of a version or target that this Sotto does not know."""
     path = folder / EXPORT_RECORD
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

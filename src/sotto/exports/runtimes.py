@@ -45,7 +45,7 @@ class Runtime:
         return recognizer if self.target is None else replace(recognizer, model=floating_copy(recognizer))
 
     def encoder_run(self, recognizer: Recognizer, folder: Path) -> Run:
-        """The encoder over one window; files are put in `folder`, which must stay."""
+        """The encoder over one window; files are put in `folder`, which must stay: OpenVINO goes on reading them."""
         return self.written("encoder_run", recognizer, window_inputs(recognizer), folder)
 
     def module_run(self, module: nn.Module, heard: torch.Tensor, folder: Path) -> Run:
@@ -66,6 +66,14 @@ RUNTIMES: Mapping[str, Runtime] = {
     "openvino": Runtime("sotto.exports.openvino_runs", "openvino"),
     "openvino-int8": Runtime("sotto.exports.openvino_runs", "openvino", "int8"),
 }
+
+
+def place_of(name: str | None, device: torch.device) -> str:
+    """What computes a model of that device where time is measured in that runtime: all but torch take the CPU."""
+    runtime, threads = name or "torch", torch.get_num_threads()
+    if runtime == "torch" and device.type != "cpu":
+        return f"torch on {device}"
+    return f"{runtime} with {threads} thread{'' if threads == 1 else 's'}"
 
 
 def check_runtime(name: str | None, share: float | None) -> None:

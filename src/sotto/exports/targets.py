@@ -51,11 +51,15 @@ class Target:
     def open(self, folder: Path, precision: str) -> Recognizer:
         """What was written, as a recogniser that the runtime computes. Raises SottoError where it is damaged."""
         try:
-            return cast(Recognizer, self.function("read")(folder, precision))
+            return self.read(folder, precision)
         except SottoError:
             raise
         except Exception as error:  # every runtime has kinds of its own
             raise damaged(folder, error) from error
+
+    def read(self, folder: Path, precision: str) -> Recognizer:
+        """As `open`. Raises what the runtime raises."""
+        return cast(Recognizer, self.function("read")(folder, precision))
 
     def function(self, name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(import_module(self.module), name)
@@ -131,4 +135,7 @@ def parse_export(entry: object, where: str) -> Export:
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise SottoError(f"{where}: expected one target with its settings, found {entry!r}")
     ((name, settings),) = entry.items()
-    return parse(Export, {"to": name, **(settings or {})}, where)
+    values = {} if settings is None else settings
+    if not isinstance(values, Mapping) or "to" in values:
+        raise SottoError(f"{where}: expected settings of {name}, such as precision, found {settings!r}")
+    return parse(Export, {"to": name, **values}, where)

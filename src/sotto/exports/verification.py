@@ -46,22 +46,48 @@ TOLERANCES = {
 }
 
 
-def agreement(model: Recognizer, exported: Recognizer, clips: Sequence[Clip]) -> Agreement:
-    """Compare with a model in float32 on `clips`, each cut to the window."""
-    error = power = differing = decisions = 0.0
-    with torch.no_grad(), evaluating(model.model):
+@dataclass(frozen=True)
+class Heard:
+    """What a recogniser makes of clips: scores (decisions, vocabulary) of each, and greedy transcripts."""
+
+    scores: Sequence[torch.Tensor]
+    transcripts: Sequence[str]
+
+
+@torch.no_grad()
+def windows(model: Recognizer, clips: Sequence[Clip]) -> list[Inputs]:
+    """Each clip, cut to the window, with the transcript of a model in float32."""
+    found = []
+    with evaluating(model.model):
         for clip in clips:
             audio = clip.audio[: int(model.family.longest_seconds * clip.sampling_rate)]
-            inputs = model.family.with_transcript(model.family.inputs([audio]), model.language)
-            found = as_decoded(exported, inputs)
-            expected = model.family.logits(inputs)[-len(found) :]  # some runtimes give no scores of the prompt
-            error += float((found - expected).square().sum())
-            power += float(expected.square().sum())
-            differing += float((found.argmax(-1) != expected.argmax(-1)).sum())
-            decisions += len(expected)
-        pairs = zip(*(written(each, clips, model.language) for each in (model, exported)), strict=True)
-        changed = sum(before != after for before, after in pairs)
-    return Agreement(len(clips), (error / power) ** 0.5, differing / decisions, changed)
+            found.append(model.family.with_transcript(model.family.inputs([audio]), model.language))
+    return found
+
+
+@torch.no_grad()
+def by_model(model: Recognizer, asked: Sequence[Inputs], clips: Sequence[Clip]) -> Heard:
+    with evaluating(model.model):
+        return Heard([model.family.logits(inputs) for inputs in asked], written(model, clips, model.language))
+
+
+@torch.no_grad()
+def by_export(exported: Recognizer, asked: Sequence[Inputs], clips: Sequence[Clip], language: str | None) -> Heard:
+    return Heard([as_decoded(exported, inputs) for inputs in asked], written(exported, clips, language))
+
+
+def agreement(model: Heard, export: Heard) -> Agreement:
+    """Some runtimes give no scores of the prompt, with which a window's scores begin."""
+    error = power = differing = decisions = 0.0
+    for scores, found in zip(model.scores, export.scores, strict=True):
+        expected = scores[-len(found) :]
+        error += float((found - expected).square().sum())
+        power += float(expected.square().sum())
+        differing += float((found.argmax(-1) != expected.argmax(-1)).sum())
+        decisions += len(expected)
+    pairs = list(zip(model.transcripts, export.transcripts, strict=True))
+    changed = sum(before != after for before, after in pairs)
+    return Agreement(len(pairs), (error / power) ** 0.5, differing / decisions, changed)
 
 
 def as_decoded(exported: Recognizer, inputs: Inputs) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,9 +106,15 @@ class Whisper(Family):
         return generation
 
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
-        """By a runtime's own pipeline where the model has one, which searches greedily."""
-        pipeline: Any = getattr(self.model, "pipeline", None) if decoding.beams == 1 else None
+        pipeline = self.pipeline(decoding)
         return transcribe(self, clips, decoding) if pipeline is None else pipeline.transcribe(self, clips, decoding)
+
+    def followed(self, decoding: Decoding) -> Decoding:
+        return decoding if self.pipeline(decoding) is None else replace(decoding, batch_size=1)
+
+    def pipeline(self, decoding: Decoding) -> Any:
+        """A runtime's own, which takes clips one by one and searches greedily; None where the model has none."""
+        return getattr(self.model, "pipeline", None) if decoding.beams == 1 else None
 
     @contextmanager
     def window(self, seconds: float | None) -> Iterator[None]:

@@ -70,9 +70,9 @@ def sizes_within(
     return {place: part.sizes[index] for (place, part), index in picked if index < len(part.sizes)}
 
 
-def time_note(total: float, left: float, runtime: str, threads: int) -> str:
-    """What was measured, and what is expected of the chosen sizes."""
+def time_note(total: float, left: float, where: str) -> str:
+    """What was measured there, and what is expected of the chosen sizes."""
     return (
-        f"the encoder takes {total:.3g} s over a window in {runtime} with {threads} "
-        f"thread{'' if threads == 1 else 's'} here; {100 * left:.0f} % of it are expected to be left"
+        f"the encoder takes {total:.3g} s over a window in {where} here; "
+        f"{100 * left:.0f} % of it are expected to be left"
     )

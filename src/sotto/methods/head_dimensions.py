@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
 from sotto.errors import SottoError
+from sotto.exports.runtimes import place_of
 from sotto.head_reduction_math import HeadBases
 from sotto.methods.budget_costs import EncoderCosts, sizes_within, time_note
 from sotto.methods.divergence import divergence, transcripts_of
@@ -44,7 +43,8 @@ def choose_head_dims(
     found = by_budget(config, costs, errors_of(recognizer, choices, bases, clips))
     if config.time is None:
         return found, []
-    return found, [time_note(costs.total, costs.left(found), config.runtime or "torch", torch.get_num_threads())]
+    where = place_of(config.runtime, recognizer.model.device)
+    return found, [time_note(costs.total, costs.left(found), where)]
 
 
 def by_threshold(

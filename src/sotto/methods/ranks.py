@@ -10,6 +10,7 @@ import torch
 from sotto.calibration import Place
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
+from sotto.exports.runtimes import place_of
 from sotto.low_rank_math import Principal, rank_by_energy, saves
 from sotto.methods.budget_costs import EncoderCosts, sizes_within, time_note
 from sotto.methods.divergence import divergence, transcripts_of
@@ -49,8 +50,8 @@ def choose_ranks(
         unit = f"nats a {recognizer.family.decision}"
         notes.append(f"ranks weighted by {best}; divergence from the base in {unit}: {measured}")
     if config.time is not None:
-        left, threads = costs.left(candidates[best]), torch.get_num_threads()
-        notes.append(time_note(costs.total, left, config.runtime or "torch", threads))
+        where = place_of(config.runtime, recognizer.model.device)
+        notes.append(time_note(costs.total, costs.left(candidates[best]), where))
     return candidates[best], notes
 
 
