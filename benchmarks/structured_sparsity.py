@@ -6,7 +6,8 @@
 
 Every way trains for the same number of steps from the same model: without a penalty (`dense`), with the sparse group
 lasso at each of `--lambdas`, or in rounds of iterative magnitude pruning. Then the trained models are pruned at once:
-by magnitude, or by the statistics of their weights at each pair of `--thresholds`; `SGL, recovered` prunes half-way.
+by magnitude, or by the statistics of their weights at each pair of `--thresholds`. `SGL, recovered` prunes half-way;
+`SGL, distilled` then has the model as it was teach the pruned one, layer by layer.
 WER is on the test clips, with paired differences from the dense fine-tuned model and 95 % intervals. What was trained
 and measured is kept in `--folder`, so that a second call goes on, and calls with some of the `--ways` and values share
 the work. `--seeds` repeats the trainings at the lambda named by `--main`; at those named by `--searched` thresholds
@@ -24,12 +25,21 @@ from typing import Any
 from pruning_bench import Bench, Made, line_of, opened, parser_for, printed, row_of
 from results_file import write_results
 from sotto.checkpoint import Recognizer
-from sotto.methods import AdaptivePruning, HoldZeros, MagnitudePruning, SparseGroupLasso, StepContext, methods
+from sotto.methods import (
+    AdaptivePruning,
+    HoldZeros,
+    LayerwiseDistillation,
+    MagnitudePruning,
+    SparseGroupLasso,
+    StepContext,
+    methods,
+)
 from sotto.methods.removal import remove_idle
 
 IMP_ROUNDS = 4
 OWN_SETTINGS = ("encoder_only",)
-WAYS = ("one-shot", "IMP, global", "IMP, layer", "SGL", "SGL, recovered")
+RECOVERIES = ("recovered", "distilled")
+WAYS = ("one-shot", "IMP, global", "IMP, layer", "SGL", *(f"SGL, {each}" for each in RECOVERIES))
 DENSE = "dense"
 
 
@@ -128,8 +138,9 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
             name = f"imp-{scope}-{share:g}"
             trained = partial(bench.trained, name, rounds)
             yield Case(f"IMP, {scope}", f"{name}-measured", trained, None, {"share": share})
-    for lasso in lassos(arguments) if "SGL, recovered" in arguments.ways else ():
-        yield from recovered(bench, lasso, arguments)
+    for recovery in RECOVERIES:
+        for lasso in lassos(arguments) if f"SGL, {recovery}" in arguments.ways else ():
+            yield from recovered(bench, lasso, arguments, recovery)
     for lasso in lassos(arguments) if "SGL" in arguments.ways else ():
         trained = partial(bench.trained, lasso.name, bench.fine_tuning(lasso.seed, lasso.objective))
         yield from by_magnitude("SGL, magnitude", lasso.name, trained, arguments, lasso.labels)
@@ -139,16 +150,17 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
             yield Case("TSPAR, thresholds by search", f"{lasso.name}-search", trained, step, lasso.labels)
 
 
-def recovered(bench: Bench, lasso: Lasso, arguments: argparse.Namespace) -> Iterator[Case]:
+def recovered(bench: Bench, lasso: Lasso, arguments: argparse.Namespace, recovery: str) -> Iterator[Case]:
     """Half of the steps with the penalty, thresholds, then the other half on clips drawn anew, with the zeros held."""
     half = bench.training.steps // 2
     penalized = bench.fine_tuning(lasso.seed, lasso.objective, steps=half)
-    recovery = bench.fine_tuning(lasso.seed + 1, HoldZeros(), steps=bench.training.steps - half)
+    terms = [HoldZeros(), *([LayerwiseDistillation(bench.model)] if recovery == "distilled" else [])]
+    healed = bench.fine_tuning(lasso.seed + 1, *terms, steps=bench.training.steps - half)
     for thresholds in arguments.thresholds:
         pruning = AdaptivePruning(**thresholds.values, **kinds(lasso.groups))
-        name = f"{lasso.name}-recovered-{thresholds.name}"
-        trained = partial(bench.trained, name, penalized, pruning, recovery)
-        yield Case("TSPAR, recovered", f"{name}-measured", trained, None, lasso.labels | thresholds.values)
+        name = f"{lasso.name}-{recovery}-{thresholds.name}"
+        trained = partial(bench.trained, name, penalized, pruning, healed)
+        yield Case(f"TSPAR, {recovery}", f"{name}-measured", trained, None, lasso.labels | thresholds.values)
 
 
 def by_magnitude(

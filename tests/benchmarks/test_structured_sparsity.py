@@ -41,6 +41,7 @@ def test_every_way_has_its_rows(
         "IMP, layer": 1,
         "thresholds by search without SGL": 1,
         "TSPAR, recovered": 8,
+        "TSPAR, distilled": 8,
         "SGL, magnitude": 4,
         "TSPAR": 8,
         "TSPAR, thresholds by search": 3,
