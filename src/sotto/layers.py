@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers import EncoderDecoderCache
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
@@ -265,3 +266,10 @@ class AbsentCachedAttention(WhisperAttention):
                 past_key_values.is_updated[self.layer_idx] = True
             keys, _values = cache.update(keys, keys, self.layer_idx)
         return hidden_states.new_zeros(()), hidden_states.new_zeros(batch, 0, tokens, keys.shape[2])
+
+
+def trained_weight(module: Any) -> torch.Tensor:
+    """What an optimiser changes, where the module computes with something made of it, such as a rounded weight."""
+    is_made = parametrize.is_parametrized(module, "weight")
+    found: torch.Tensor = module.parametrizations["weight"].original if is_made else module.weight
+    return found

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.nn.utils import parametrize
 
 from sotto.architectures import Attention, FeedForward, Stack
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
-from sotto.layers import FactoredLinear
+from sotto.layers import FactoredLinear, trained_weight
 from sotto.methods.group_math import Members
 from sotto.surgery import get_linear, head_dim_of, layer_path, present
 
@@ -104,11 +103,3 @@ def weight_of(model: Any, stack: Stack, layer: int, name: str) -> torch.Tensor:
     if isinstance(linear, FactoredLinear):
         raise SottoError(f"{layer_path(stack, layer, name)} is factored; sparsity comes before low rank, or without it")
     return trained_weight(linear)
-
-
-def trained_weight(linear: Any) -> torch.Tensor:
-    """(outputs, inputs): what an optimiser changes, where the linear computes with something made of it."""
-    if parametrize.is_parametrized(linear, "weight"):
-        linear = linear.parametrizations.weight
-        return linear.original  # type: ignore[no-any-return]
-    return linear.weight  # type: ignore[no-any-return]

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from sotto.examples import Batch
-from sotto.layers import FactoredLinear
-from sotto.methods.groups import trained_weight
+from sotto.layers import FactoredLinear, trained_weight
 from sotto.objectives import Objective, Setting, objectives
 from sotto.surgery import get_linear, layer_path, linears_of
 

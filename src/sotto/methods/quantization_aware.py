@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from sotto.errors import SottoError
 from sotto.examples import Batch
+from sotto.layers import trained_weight
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.objectives import Objective, Setting, objectives
 from sotto.quantization_math import Scales, fake_quantized
@@ -76,7 +77,7 @@ class QuantizationAwareObjective(Objective):
         changed = whole = 0.0
         for path in self.rounded:
             module: Any = model.get_submodule(path)
-            original = module.parametrizations.weight.original
+            original = trained_weight(module)
             changed += float((module.weight - original).square().sum())
             whole += float(original.square().sum())
         return {"rounding_error": (changed / max(whole, 1e-12)) ** 0.5}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.utils import parametrize
 
 from sotto.architectures import Stack
-from sotto.layers import FactoredLinear
+from sotto.layers import FactoredLinear, trained_weight
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.quantization_math import rounding_error
 from sotto.surgery import layers_of, parts_of
@@ -36,8 +35,4 @@ def unrounded(module: Any) -> torch.Tensor:
     """A weight as it is trained, where training sees it rounded; of two factors, their product."""
     if isinstance(module, FactoredLinear):
         return unrounded(module.second) @ unrounded(module.first)
-    if parametrize.is_parametrized(module, "weight"):
-        original: torch.Tensor = module.parametrizations["weight"].original
-        return original
-    weight: torch.Tensor = module.weight
-    return weight
+    return trained_weight(module)
