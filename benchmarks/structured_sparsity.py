@@ -17,8 +17,8 @@ are also searched for.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -45,13 +45,13 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class Case:
-    """A row: a model that was trained, and a step that prunes it at once."""
+    """A row: a model that was trained, and steps that prune it at once."""
 
     way: str
     name: str
     """of the file that keeps what was measured"""
     start: Callable[[], Recognizer]
-    step: Any = None
+    steps: Sequence[Any] = ()
     labels: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,23 +88,31 @@ class Lasso:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Of the two passes of adaptive pruning, as `ELEMENT/GROUP` on the command line."""
+    """Of both passes of adaptive pruning: `ELEMENT/GROUP` or `ELEMENT/GROUP/DECODER_GROUP` on the command line."""
 
     element: float
     group: float
+    decoder_group: float | None = None
+    """that of the decoder, where it has one of its own"""
 
     @property
     def name(self) -> str:
-        return f"{self.element:g}-{self.group:g}"
+        return "-".join(f"{value:g}" for value in self.values.values())
 
     @property
     def values(self) -> dict[str, float]:
-        return {"element": self.element, "group": self.group}
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def steps(self, groups: str) -> list[AdaptivePruning]:
+        both = AdaptivePruning(element=self.element, group=self.group, **kinds(groups))
+        if self.decoder_group is None:
+            return [both]
+        return [replace(both, stacks=("encoder",)), replace(both, group=self.decoder_group, stacks=("decoder",))]
 
 
 def thresholds_of(words: str) -> Thresholds:
-    element, group = words.split("/")
-    return Thresholds(float(element), float(group))
+    element, group, *decoder_group = (float(word) for word in words.split("/"))
+    return Thresholds(element, group, *decoder_group)
 
 
 def kinds(groups: str) -> dict[str, Any]:
@@ -130,14 +138,14 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
         name = f"adaptive-{groups.replace('/', '-')}"
         yield from by_magnitude("one-shot magnitude", "one-shot", dense, arguments)
         yield from by_statistics("adaptive thresholds without SGL", name, dense, arguments, groups)
-        step = AdaptivePruning(**kinds(groups))
-        yield Case("thresholds by search without SGL", f"{name}-search", dense, step)
+        steps = [AdaptivePruning(**kinds(groups))]
+        yield Case("thresholds by search without SGL", f"{name}-search", dense, steps)
     for scope in ("global", "layer"):
         for share in arguments.shares if f"IMP, {scope}" in arguments.ways else ():
             rounds = MagnitudePruning(share, scope, IMP_ROUNDS, bench.fine_tuning(0), remove=False)
             name = f"imp-{scope}-{share:g}"
             trained = partial(bench.trained, name, rounds)
-            yield Case(f"IMP, {scope}", f"{name}-measured", trained, None, {"share": share})
+            yield Case(f"IMP, {scope}", f"{name}-measured", trained, labels={"share": share})
     for recovery in RECOVERIES:
         for lasso in lassos(arguments) if f"SGL, {recovery}" in arguments.ways else ():
             yield from recovered(bench, lasso, arguments, recovery)
@@ -146,8 +154,8 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
         yield from by_magnitude("SGL, magnitude", lasso.name, trained, arguments, lasso.labels)
         yield from by_statistics("TSPAR", lasso.name, trained, arguments, lasso.groups, lasso.labels)
         if lasso.weight in arguments.searched:
-            step = AdaptivePruning(**kinds(lasso.groups))
-            yield Case("TSPAR, thresholds by search", f"{lasso.name}-search", trained, step, lasso.labels)
+            steps = [AdaptivePruning(**kinds(lasso.groups))]
+            yield Case("TSPAR, thresholds by search", f"{lasso.name}-search", trained, steps, lasso.labels)
 
 
 def recovered(bench: Bench, lasso: Lasso, arguments: argparse.Namespace, recovery: str) -> Iterator[Case]:
@@ -157,38 +165,36 @@ def recovered(bench: Bench, lasso: Lasso, arguments: argparse.Namespace, recover
     terms = [HoldZeros(), *([LayerwiseDistillation(bench.model)] if recovery == "distilled" else [])]
     healed = bench.fine_tuning(lasso.seed + 1, *terms, steps=bench.training.steps - half)
     for thresholds in arguments.thresholds:
-        pruning = AdaptivePruning(**thresholds.values, **kinds(lasso.groups))
         name = f"{lasso.name}-{recovery}-{thresholds.name}"
-        trained = partial(bench.trained, name, penalized, pruning, healed)
-        yield Case(f"TSPAR, {recovery}", f"{name}-measured", trained, None, lasso.labels | thresholds.values)
+        trained = partial(bench.trained, name, penalized, *thresholds.steps(lasso.groups), healed)
+        yield Case(f"TSPAR, {recovery}", f"{name}-measured", trained, labels=lasso.labels | thresholds.values)
 
 
 def by_magnitude(
     way: str, name: str, start: Callable[[], Recognizer], arguments: argparse.Namespace, labels: Any = ()
 ) -> Iterator[Case]:
     for share in arguments.shares:
-        yield Case(way, f"{name}-{share:g}", start, MagnitudePruning(share), dict(labels) | {"share": share})
+        yield Case(way, f"{name}-{share:g}", start, [MagnitudePruning(share)], dict(labels) | {"share": share})
 
 
 def by_statistics(
     way: str, name: str, start: Callable[[], Recognizer], arguments: argparse.Namespace, groups: str, labels: Any = ()
 ) -> Iterator[Case]:
     for thresholds in arguments.thresholds:
-        step = AdaptivePruning(**thresholds.values, **kinds(groups))
-        yield Case(way, f"{name}-by-{thresholds.name}", start, step, dict(labels) | thresholds.values)
+        labelled = dict(labels) | thresholds.values
+        yield Case(way, f"{name}-by-{thresholds.name}", start, thresholds.steps(groups), labelled)
 
 
 def made(bench: Bench, case: Case) -> Made:
     """A search is bounded by the dense fine-tuned model's WER on the validation clips."""
     recognizer = case.start()
-    if case.step is None:
+    if not case.steps:
         remove_idle(recognizer.model)
-        return recognizer, ()
     context = StepContext(bench.folder)
-    if case.step.needs:
+    if any(step.needs for step in case.steps):
         accepted = bench.validation_wer(bench.trained("dense-0", bench.fine_tuning(0)))
         context = StepContext(bench.folder, validation_wer=bench.validation_wer, accepted_wer=accepted)
-    return recognizer, methods.handler(case.step)(recognizer, case.step, context)
+    return recognizer, [note for step in case.steps for note in methods.handler(step)(recognizer, step, context)]
 
 
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -202,7 +208,7 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
 
 
 def line(row: dict[str, Any]) -> str:
-    labels = ("lambda", "seed", "groups", "element", "group", "share")
+    labels = ("lambda", "seed", "groups", "element", "group", "decoder_group", "share")
     settings = ", ".join(f"{key} {row[key]}" for key in labels if key in row)
     return line_of(row, settings, *(f"{100 * row[key]:.1f} %" for key in ("pruned", "removed", "flops")))
 
@@ -219,7 +225,9 @@ def main() -> None:
     parser.add_argument("--form", default="subgradient")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     default = [Thresholds(element, -1.5) for element in (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)]
-    parser.add_argument("--thresholds", type=thresholds_of, nargs="*", default=default, metavar="ELEMENT/GROUP")
+    parser.add_argument(
+        "--thresholds", type=thresholds_of, nargs="*", default=default, metavar="ELEMENT/GROUP[/DECODER_GROUP]"
+    )
     parser.add_argument(
         "--groups", nargs="+", default=["column/neuron"], help="of attention/feed-forward networks; the first for all"
     )

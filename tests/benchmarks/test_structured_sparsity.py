@@ -99,3 +99,17 @@ def test_calls_share_the_work_and_the_last_puts_it_together(
 
 def rows_of(printed: str) -> set[str]:
     return {line for line in printed.splitlines() if line.startswith("| ")}
+
+
+def test_a_decoder_can_have_a_threshold_of_its_own() -> None:
+    alike, apart = (structured_sparsity.thresholds_of(words) for words in ("0.3/-1", "0.3/-0.75/-9"))
+    assert [(step.stacks, step.element, step.group) for step in alike.steps("head/neuron")] == [
+        (("encoder", "decoder"), 0.3, -1)
+    ]
+    assert [(step.stacks, step.element, step.group) for step in apart.steps("head/neuron")] == [
+        (("encoder",), 0.3, -0.75),
+        (("decoder",), 0.3, -9),
+    ]
+    assert {step.attention for step in apart.steps("head/neuron")} == {"head"}
+    assert (alike.name, apart.name) == ("0.3--1", "0.3--0.75--9")
+    assert apart.values == {"element": 0.3, "group": -0.75, "decoder_group": -9}
