@@ -294,13 +294,15 @@ def test_a_recipe_in_two_processes_gives_what_it_gives_in_one(tmp_path: Path) ->
         "normalizer": "basic",
         "data": {"calibration": {"path": "calibration"}, "test": {"path": "test"}},
         "steps": [{"low_rank": {"parameters": 0.18, "rank_multiple": 8}}],
+        "export": ["transformers"],
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     launch("-m", "sotto", "compress", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "two"))
     carry_out(parse_recipe(recipe, "recipe"), tmp_path, tmp_path / "one", print)
     one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
     assert [line.partition(":")[0] for line in two["skipped"]["test"]] == ["audio/broken.wav"]
-    for alone, shared in zip(one["models"], two["models"], strict=True):
+    assert one["exports"][0]["errors"] is not None
+    for alone, shared in zip([*one["models"], *one["exports"]], [*two["models"], *two["exports"]], strict=True):
         assert shared["layers"] == alone["layers"]
         for key in ("wer", "wer_interval", "per_clip"):
             assert shared["errors"][key] == alone["errors"][key]

@@ -23,6 +23,7 @@ from sotto.exports import clips_of
 from sotto.exports.record import read_record
 from sotto.metrics.cost import count_parameters
 from sotto.recipe import Recipe, parse_recipe
+from sotto.report.numbers import RunNumbers
 from sotto.run import carry_out
 
 
@@ -82,15 +83,37 @@ def test_a_second_start_skips_what_is_finished(data: Path, finished: tuple[Path,
 def test_a_recipe_is_exported_once(data: Path, tmp_path: Path) -> None:
     wanted = recipe(data, export=["transformers", {"lite-whisper": {"precision": "float16"}}])
     said: list[str] = []
-    carry_out(wanted, data, tmp_path / "run", said.append)
-    assert said[-2:] == ["transformers-float32: exporting", "lite-whisper-float16: exporting"]
+    first = carry_out(wanted, data, tmp_path / "run", said.append)
+    names = ["transformers-float32", "lite-whisper-float16"]
+    assert said[-4:] == [*(f"{name}: exporting" for name in names), *(f"{name}: measuring" for name in names)]
+    check_exports(first, names)
     exports = tmp_path / "run" / "exports"
     assert sorted(path.name for path in exports.iterdir()) == ["lite-whisper-float16", "transformers-float32"]
     assert read_record(exports / "lite-whisper-float16").agreement.clips == 4
     shutil.rmtree(exports / "transformers-float32")
     said.clear()
-    carry_out(wanted, data, tmp_path / "run", said.append)
-    assert said[-2:] == ["transformers-float32: exporting", "lite-whisper-float16: exported already"]
+    again = carry_out(wanted, data, tmp_path / "run", said.append)
+    assert said[-3:] == [
+        "transformers-float32: exporting",
+        "lite-whisper-float16: exported already",
+        "transformers-float32: measuring",
+    ]
+    assert again.exports == first.exports
+
+
+def check_exports(numbers: RunNumbers, names: list[str]) -> None:
+    """They stand in the report, measured on the same clips as the model, of which they say the same."""
+    assert [each.name for each in numbers.exports] == names
+    last = numbers.models[-1].errors
+    for each in numbers.exports:
+        assert each.errors is not None
+        assert last is not None
+        assert each.comparison is not None
+        assert [clip.name for clip in each.errors.per_clip] == [clip.name for clip in last.per_clip]
+        assert each.errors.wer == pytest.approx(last.wer, abs=0.15)  # of eight clips
+        assert each.bytes_on_disk is not None
+        assert each.bytes_on_disk > 0
+        assert "transcripts of" in each.notes[-1]
 
 
 def run_of(data: Path, folder: Path, role: str, *exports: object, model: Path = MODEL) -> sotto.run.Run:

@@ -146,11 +146,12 @@ def compress_by_recipe(path: Path, output: Path) -> None:
 
 def compress_by_values(values: dict[str, Any], where: str, root: Path, output: Path) -> None:
     from sotto.recipe import parse_recipe
-    from sotto.report.table import summary, table
+    from sotto.report.table import export_table, summary, table
     from sotto.run import carry_out
 
     numbers = carry_out(parse_recipe(values, where), root, output, say)
-    show(table(numbers), summary(numbers), f"report: {output / 'report.html'}\nmodel:  {output / 'model'}")
+    tables = [table(numbers), *([export_table(numbers)] if numbers.exports else [])]
+    show(*tables, summary(numbers), f"report: {output / 'report.html'}\nmodel:  {output / 'model'}")
 
 
 @app.command()
@@ -266,12 +267,7 @@ def export(
     from sotto.exports import export as write
 
     record = write(model, output, to=to, precision=precision, audio=audio, language=language)
-    found = record.agreement
-    show(
-        *record.notes,
-        f"scores differ by {found.scores:.2g} of their size, decisions by {found.decisions:.2%}, "
-        f"transcripts of {found.transcripts} in {found.clips} clips\nexport: {output}",
-    )
+    show(*record.notes, f"{record.agreement.words}\nexport: {output}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ The folder of a run:
     steps/speed.json            latencies of all of them, measured in turn
     model/                      the last step's checkpoint
     exports/onnx-int8/          what the recipe's `export` asks for
+    steps/export-onnx-int8.json its numbers
     report.html  report.json
 """
 
@@ -32,11 +33,13 @@ from sotto.data import ClipSource, DataConfig, check_disjoint, fingerprint, open
 from sotto.distribution import processes
 from sotto.errors import NotAcceptedError, SottoError
 from sotto.exports import clips_needed, clips_of, export_on, is_export
+from sotto.exports.record import read_record
 from sotto.measurement import evaluate, measure_cost, measure_speeds, skipped_lines
 from sotto.methods import StepContext, methods
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.metrics.speed import LatencyReport, machine
 from sotto.model_card import model_card
+from sotto.opening import cost_of, open_model
 from sotto.recipe import Recipe, recipe_as_yaml
 from sotto.report import write_report
 from sotto.report.numbers import ModelNumbers, RunNumbers
@@ -134,6 +137,12 @@ def carry_out_steps(run: Run, recognizer: Recognizer, base: str | Path) -> RunNu
         write_report(numbers, run.folder)
         write_exports(run)
     processes().wait_for_everyone()
+    if run.recipe.export:
+        exports = tuple(measured_export(run, each.name, finished[0].model.errors) for each in run.recipe.export)
+        numbers = replace(numbers, exports=exports)
+        if processes().is_main_process:
+            write_report(numbers, run.folder)
+        processes().wait_for_everyone()
     return numbers
 
 
@@ -338,12 +347,35 @@ def write_exports(run: Run) -> None:
             run.say(f"{each.name}: exported already")
             continue
         run.say(f"{each.name}: exporting")
+        numbers_of_export(run, each.name).unlink(missing_ok=True)  # of one that was there before
         recognizer = replace(load(run.folder / "model", device="cpu"), language=run.recipe.language)
         known = run.sources.get("calibration")  # never the test clips: scales may be taken from these
         count = clips_needed(each.to, each.precision)
         clips = clips_of(None, recognizer, count) if known is None else list(islice(known, count))
         for note in export_on(recognizer, folder, each.to, each.precision, clips).notes:
             run.say(f"{each.name}: {note}")
+
+
+def measured_export(run: Run, name: str, before: ErrorReport | None) -> ModelNumbers:
+    """Size of an export, and its errors on the test clips in its own runtime; kept for a second start."""
+    path, folder = numbers_of_export(run, name), run.folder / "exports" / name
+    if path.is_file():
+        return parse(ModelNumbers, json.loads(path.read_text(encoding="utf-8")), str(path))
+    run.say(f"{name}: measuring")
+    record = read_record(folder)
+    opened = replace(open_model(folder, device=processes().device), language=run.recipe.language)
+    found = replace(cost_of(opened, str(folder)), name=name, notes=(*record.notes, record.agreement.words))
+    if "test" in run.sources:
+        errors = evaluated(run, opened, run.sources["test"])
+        found = replace(found, errors=errors, comparison=None if before is None else compare(before, errors))
+    processes().wait_for_everyone()  # each looked for the file
+    if processes().is_main_process:
+        write_text(path, json.dumps(to_plain(found), ensure_ascii=False, indent=1))
+    return found
+
+
+def numbers_of_export(run: Run, name: str) -> Path:
+    return run.folder / "steps" / f"export-{name}.json"
 
 
 def link_or_copy(source: str, target: str) -> None:

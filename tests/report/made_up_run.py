@@ -124,6 +124,12 @@ def run() -> RunNumbers:
         machine={"cpu": "Intel Xeon", "cores": 2, "threads": 2, "python": "3.11.7", "torch": "2.13.0"},
         recipe="base: openai/whisper-tiny\nsteps:\n- low_rank:\n    attention: 0.99\n# <see> https://example.org\n",
         commit="0123abc",
+        exports=(
+            replace(
+                quantized, name="onnx-int8", bytes_on_disk=41_000_000, notes=("the <head> is in 8 bits",), layers=()
+            ),
+            replace(bare(quantized), name="sherpa-onnx-float32", bytes_on_disk=148_000_000, layers=()),
+        ),
     )
 
 

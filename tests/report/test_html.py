@@ -213,3 +213,11 @@ def test_a_folder_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -
     with pytest.raises(SottoError, match="taken: the report cannot be written"):
         write_report(run(), tmp_path / "taken")
     assert sorted(file.name for file in (tmp_path / "taken").iterdir()) == ["report.html", "report.json"]
+
+
+def test_exports_have_a_section_of_their_own() -> None:
+    found = html.render(run())
+    assert found.count('<h2 id="exports">Exports</h2>') == 1
+    assert "the &lt;head&gt; is in 8 bits" in found
+    assert "sherpa-onnx-float32" in found.replace("<wbr>", "")
+    assert 'id="exports"' not in html.render(replace(run(), exports=()))

@@ -10,7 +10,7 @@ from rich.table import Table
 from sotto.metrics.cost import Parameters
 from sotto.report import formats
 from sotto.report.numbers import RunNumbers
-from sotto.report.table import groups, layer_table, summary, table
+from sotto.report.table import EXPORT_LABELS, export_table, exports, groups, layer_table, summary, table
 
 
 def printed(shown: Table, width: int = 200) -> str:
@@ -141,3 +141,20 @@ def test_the_layer_table_adds_up() -> None:
     assert ["encoder", "all", "linears", formats.count(inside), "12.3", "GFLOPs", "12.6", "%"] in lines
     assert ["model", "all", "else", formats.count(32_681_395 - inside), "8.6", "GFLOPs", "87.4", "%"] in lines
     assert ["model", "32.7M", "20.9", "GFLOPs", "100.0", "%"] in lines
+
+
+def test_exports_stand_below_one_another_with_the_errors_of_the_runtime() -> None:
+    numbers = run()
+    first, second = exports(numbers)
+    cells = {label: f"{cell.value} {cell.detail}" for label, cell in zip(EXPORT_LABELS, first.cells, strict=True)}
+    last = numbers.exports[0]
+    assert last.errors is not None
+    assert last.comparison is not None
+    assert cells["Weights on disk"].startswith(formats.size(41_000_000))
+    assert cells["WER"].startswith(formats.rate(last.errors.wer))
+    assert cells["WER against base"].startswith(formats.points(last.comparison.wer_difference))
+    assert [cell.value for cell in second.cells[1:]] == ["\N{EN DASH}"] * 3
+    found = printed(export_table(numbers), width=100)
+    assert "onnx-int8" in found
+    assert "sherpa-onnx-float32" in found
+    assert max(map(len, found.splitlines())) <= 100

@@ -27,6 +27,13 @@ class Agreement:
     transcripts: int
     """clips whose greedy transcript differs"""
 
+    @property
+    def words(self) -> str:
+        return (
+            f"scores differ by {self.scores:.2g} of their size, decisions by {self.decisions:.2%}, "
+            f"transcripts of {self.transcripts} in {self.clips} clips"
+        )
+
 
 @dataclass(frozen=True)
 class Tolerance:

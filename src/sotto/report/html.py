@@ -143,6 +143,8 @@ def render(numbers: RunNumbers) -> str:
         chart=chart(numbers.models),
         frame={"width": CHART_WIDTH, "height": CHART_HEIGHT, "left": CHART_LEFT, "right": CHART_RIGHT}
         | {"top": CHART_TOP, "bottom": CHART_BOTTOM},
+        exports=table.exports(numbers),
+        export_labels=table.EXPORT_LABELS,
         ranks=ranks(final.layers),
         worst=worst_clips(base, final),
     )

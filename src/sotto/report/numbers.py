@@ -71,3 +71,5 @@ class RunNumbers:
     recipe: str
     """the resolved recipe as YAML"""
     commit: str | None = None
+    exports: tuple[ModelNumbers, ...] = ()
+    """the last model in other runtimes"""

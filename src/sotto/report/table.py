@@ -142,6 +142,16 @@ def groups(numbers: RunNumbers) -> tuple[Group, ...]:
     return tuple(found)
 
 
+def exports(numbers: RunNumbers) -> tuple[Row, ...]:
+    """A row for each export, with a cell for each of `EXPORT_LABELS`."""
+    base, _ = ends(numbers)
+    measures = {**MEASURES["Size"], **MEASURES["Errors"]}
+    return tuple(
+        Row(each.name, tuple(measures[label](each, base) or Cell(NOT_MEASURED) for label in EXPORT_LABELS))
+        for each in numbers.exports
+    )
+
+
 def relative(
     number: Callable[[ModelNumbers], float | None],
     write: Callable[[Any], str],
@@ -228,6 +238,7 @@ MEASURES: Mapping[str, Mapping[str, Measure]] = {
     },
 }
 """group -> label -> how to get the number; in the order of the table"""
+EXPORT_LABELS = ("Weights on disk", "WER", "WER against base", "CER")
 
 
 def error_basis(numbers: RunNumbers) -> tuple[str, ...]:
@@ -275,6 +286,17 @@ def table(numbers: RunNumbers) -> Table:
             fits = all(len(f"{cell.value} ({cell.detail})") <= room for cell in row.cells)
             shown.add_row(row.label, *(joined(cell, " " if fits else "\n") for cell in row.cells))
         shown.add_section()
+    return shown
+
+
+def export_table(numbers: RunNumbers) -> Table:
+    """The exports of the last model, one below the other. Raises SottoError where there is no model."""
+    shown = framed("Exports", PARENTHESES)
+    shown.add_column("Export", no_wrap=True)
+    for label in EXPORT_LABELS:
+        shown.add_column(label, justify="right")
+    for row in exports(numbers):
+        shown.add_row(row.label, *(joined(cell, "\n") for cell in row.cells))
     return shown
 
 
