@@ -239,8 +239,8 @@ def test_heads_of_fewer_channels_have_times_of_their_own(monkeypatch: pytest.Mon
 
 
 def test_the_whole_is_timed_without_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(heard: Recognizer) -> float:
-        measured = whole_seconds(heard)
+    def seconds(heard: Recognizer, length: float) -> float:
+        measured = whole_seconds(heard, length)
         return measured if any(module._forward_hooks for module in heard.model.modules()) else 7.0
 
     found = recognizer("parakeet")
@@ -252,11 +252,36 @@ def test_more_units_never_cost_less(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recognizer("parakeet")
     gated = modules_of(found)
     measured = {0.125: 3.0, 0.25: 2.0, 0.5: 5.0, 0.75: 4.0, 1.0: 6.0}
-    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda _, __, share: [measured[share]] * len(gated))
+    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda _, __, share, ___: [measured[share]] * len(gated))
     costs = gate_costs(found, gated, "latency")
     network = next(cost for cost, each in zip(costs.modules, gated, strict=True) if each.units == 24)
     assert network.widths == (3, 6, 12, 18, 24)
     assert network.costs == (3.0, 3.0, 5.0, 5.0, 6.0)
+
+
+def test_costs_are_of_audio_of_the_length_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    gated = modules_of(found)
+    for seconds in (2.0, 20.0):
+        costs = gate_costs(found, gated, "flops", seconds)
+        assert costs.whole == flops_by_module(found.model, found.family.frames(seconds), 0)[""]
+        assert costs.length == seconds
+    assert gate_costs(found, gated, "flops").length == found.window_seconds
+    assert gate_costs(found, gated, "parameters").length is None
+    short, long = (gate_costs(found, gated, "flops", seconds) for seconds in (2.0, 20.0))
+    attention = next(index for index, each in enumerate(gated) if "attn" in each.module.name)
+    shares = [costs.modules[attention].costs[-1] / costs.whole for costs in (short, long)]
+    assert shares[0] < shares[1]  # products of every frame with every other one
+    heard = []
+    monkeypatch.setattr("sotto.methods.gate_costs.whole_seconds", lambda _, length: heard.append(length) or 1.0)
+    monkeypatch.setattr(
+        "sotto.methods.gate_costs.timed", lambda _, own, __, length: heard.append(length) or [1.0] * len(own)
+    )
+    gate_costs(found, gated, "latency", 3.0)
+    assert set(heard) == {3.0}
+    whisper = Recognizer(*tiny_whisper())
+    with pytest.raises(SottoError, match="pads all audio to 1 s; leave out seconds"):
+        gate_costs(whisper, modules_of(whisper), "flops", 0.5)
 
 
 @pytest.mark.parametrize("kinds", [KINDS, ("modules",), ("neurons",), ("heads", "channels")])
@@ -296,11 +321,15 @@ def test_notes_say_where_gates_come_no_closer_and_what_was_measured(monkeypatch:
     assert met == "49.5% of the parameters are left; the target was 50.0%"
     (missed,) = left_notes(found, 0.469, costs, "parameters", 0.5)
     assert missed.endswith("the target was 50.0%, and these gates come no closer")
-    (of_window,) = left_notes(found, 0.5, costs, "flops", 0.5)
-    assert of_window == "50.0% of the flops of a window of 10 s are left; the target was 50.0%"
-    monkeypatch.setattr("sotto.methods.gate_decisions.whole_seconds", lambda heard: 3.0 if heard is found else 0.0)
+    costs = replace(costs, length=4.0)
+    (of_audio,) = left_notes(found, 0.5, costs, "flops", 0.5)
+    assert of_audio == "50.0% of the flops of 4 s are left; the target was 50.0%"
+    monkeypatch.setattr(
+        "sotto.methods.gate_decisions.whole_seconds",
+        lambda heard, length: 3.0 if (heard is found and length == 4.0) else 0.0,
+    )
     expected, measured = left_notes(found, 0.5, costs, "latency", 0.5)
-    assert expected.startswith("50.0% of the latency are expected to be left")
+    assert expected.startswith("50.0% of the latency of 4 s are expected to be left")
     assert measured == "the whole pruned model was measured to take 75.0% of the latency before"
 
 

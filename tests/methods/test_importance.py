@@ -151,13 +151,15 @@ def test_a_model_is_pruned_to_its_target(architecture: str, by: Any, clips: Path
 
 def test_of_time_what_is_expected_and_what_is_measured_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     found, dense = recognizer("parakeet"), count_parameters(recognizer("parakeet").model).total
-    costs = gate_costs(found, modules_of(found), "parameters")
+    costs = replace(gate_costs(found, modules_of(found), "parameters"), length=10.0)
     monkeypatch.setattr("sotto.methods.importance.gate_costs", lambda *_: costs)
-    monkeypatch.setattr("sotto.methods.gate_decisions.whole_seconds", lambda heard: count_parameters(heard.model).total)
+    monkeypatch.setattr(
+        "sotto.methods.gate_decisions.whole_seconds", lambda heard, _: count_parameters(heard.model).total
+    )
     config = ImportancePruning(0.7, "latency")
     expected, measured = methods.handler(config)(found, config, StepContext(Path()))
     left = f"{count_parameters(found.model).total / dense:.1%}"
-    assert expected.startswith(f"{left} of the latency are expected to be left")
+    assert expected.startswith(f"{left} of the latency of 10 s are expected to be left")
     assert f"measured to take {left} of the latency before" in measured
 
 
@@ -165,6 +167,8 @@ def test_of_time_what_is_expected_and_what_is_measured_are_said(monkeypatch: pyt
     ("values", "message"),
     [
         ({"target": 1.5}, "target must be between 0 and 1, found 1.5"),
+        ({"target": 0.5, "seconds": 5.0}, "parameters are the same for audio of any length; leave out seconds"),
+        ({"target": 0.5, "constraint": "flops", "seconds": 0.0}, "seconds must be positive, found 0"),
         ({"target": 0.5, "clips": 0}, "clips must be at least 1, found 0"),
         ({"target": 0.5, "gates": ("modules",)}, "gates must name heads, neurons or channels"),
     ],

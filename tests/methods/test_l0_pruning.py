@@ -244,9 +244,10 @@ def test_a_target_that_these_gates_cannot_reach_is_refused(
 def test_costs_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = recognizer("parakeet")
     gated = list(gated_modules(found.model, ("encoder",), ("modules", "neurons")))
-    first = kept_costs(found, gated, "latency", tmp_path / "work" / "costs.json")
+    config = L0Pruning(Training(steps=1, keep="last"), constraint="latency")
+    first = kept_costs(found, gated, config, tmp_path / "work" / "costs.json")
     monkeypatch.setattr("sotto.methods.l0_pruning.gate_costs", None)
-    assert kept_costs(found, gated, "latency", tmp_path / "work" / "costs.json") == first
+    assert kept_costs(found, gated, config, tmp_path / "work" / "costs.json") == first
 
 
 def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
@@ -264,6 +265,8 @@ def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
         ({"target": 1.0}, "target must be between 0 and 1, found 1.0"),
         ({"open_share": 0.0}, "open_share must be between 0 and 1, found 0.0"),
         ({"gate_rate": 0.0}, "gate_rate must be positive, found 0.0"),
+        ({"seconds": 5.0}, "parameters are the same for audio of any length; leave out seconds"),
+        ({"constraint": "flops", "seconds": 0.0}, "seconds must be positive, found 0"),
         ({"target_warmup": 1.5}, "target_warmup must be between 0 and 1, found 1.5"),
         ({"gates": ()}, "gates and stacks must name at least one each"),
     ],

@@ -41,9 +41,8 @@ class Ctc(Family):
     def longest_seconds(self) -> float:
         return LONGEST_SECONDS
 
-    @property
-    def window_frames(self) -> int:
-        silence = np.zeros(round(WINDOW_SECONDS * self.sampling_rate), dtype=np.float32)
+    def frames(self, seconds: float) -> int:
+        silence = np.zeros(round(seconds * self.sampling_rate), dtype=np.float32)
         return self.inputs([silence])[self.model.main_input_name].shape[1]
 
     @property

@@ -58,9 +58,12 @@ class Family(ABC):
         """The most audio that goes through the model at once; longer clips are cut."""
 
     @property
-    @abstractmethod
     def window_frames(self) -> int | None:
-        """The window as `sotto.metrics.cost` counts it; None where the model has a window of its own."""
+        return self.frames(self.window_seconds)
+
+    @abstractmethod
+    def frames(self, seconds: float) -> int | None:
+        """Audio of that length as `sotto.metrics.cost` counts it; None where all is padded to a window of the model."""
 
     @property
     @abstractmethod

@@ -52,8 +52,7 @@ class Whisper(Family):
     def longest_seconds(self) -> float:
         return self.window_seconds
 
-    @property
-    def window_frames(self) -> None:
+    def frames(self, seconds: float) -> None:
         return None
 
     @property

@@ -15,6 +15,7 @@ from torch import nn
 
 from sotto.architectures import Attention, Convolution
 from sotto.checkpoint import Recognizer
+from sotto.errors import SottoError
 from sotto.families import evaluating
 from sotto.methods.gated_modules import GatedModule
 from sotto.metrics.cost import count_parameters, flops_by_module
@@ -24,6 +25,16 @@ Constraint = Literal["parameters", "flops", "latency"]
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a module's units, at which it is timed
 REPEATS = 7
 TOKENS = 32  # that Whisper's decoder sees beside a window
+
+
+def check_seconds(seconds: float | None, constraint: Constraint) -> None:
+    """Raises SottoError for a length that is none, or where nothing depends on it."""
+    if seconds is None:
+        return
+    if constraint == "parameters":
+        raise SottoError("parameters are the same for audio of any length; leave out seconds")
+    if seconds <= 0:
+        raise SottoError(f"seconds must be positive, found {seconds}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class GateCosts:
     modules: tuple[ModuleCost, ...]
     rest: float
     whole: float
+    length: float | None = None
+    """seconds of audio that FLOPs and time are of"""
 
     def share(self, expected: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         """What is left of the whole, for every module how likely it is to be there and how many units it then has."""
@@ -56,17 +69,25 @@ class GateCosts:
         return (torch.stack([there * cost.at(units) for cost, (there, units) in pairs]).sum() + self.rest) / self.whole
 
 
-def gate_costs(recognizer: Recognizer, gated: Sequence[GatedModule], constraint: Constraint) -> GateCosts:
-    """FLOPs and time are those of one pass over a window of audio, for Whisper with 32 tokens at once beside it."""
+def gate_costs(
+    recognizer: Recognizer, gated: Sequence[GatedModule], constraint: Constraint, seconds: float | None = None
+) -> GateCosts:
+    """FLOPs and time are those of one pass over that much audio, for Whisper with 32 tokens at once beside it.
+
+    Without `seconds` it is a window. Raises SottoError where they are given and the model pads all audio to its own.
+    """
+    if seconds is not None and recognizer.family.frames(seconds) is None:
+        raise SottoError(f"the model pads all audio to {recognizer.window_seconds:g} s; leave out seconds")
+    length = recognizer.window_seconds if seconds is None else seconds
     if constraint == "parameters":
         modules = [parameter_cost(recognizer.model, each) for each in gated]
         whole = float(count_parameters(recognizer.model).total)
     elif constraint == "flops":
-        modules, whole = flops_costs(recognizer, gated)
+        modules, whole = flops_costs(recognizer, gated, length)
     else:
-        modules, whole = latency_costs(recognizer, gated)
+        modules, whole = latency_costs(recognizer, gated, length)
     full = sum(float(cost.at(torch.tensor(float(each.units)))) for cost, each in zip(modules, gated, strict=True))
-    return GateCosts(tuple(modules), whole - full, whole)
+    return GateCosts(tuple(modules), whole - full, whole, None if constraint == "parameters" else length)
 
 
 def parameter_cost(model: Any, gated: GatedModule) -> ModuleCost:
@@ -90,9 +111,9 @@ def unit_parameters(model: Any, gated: GatedModule) -> int:
     return outward + gated.channels * (rows + biases)
 
 
-def flops_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple[list[ModuleCost], float]:
+def flops_costs(recognizer: Recognizer, gated: Sequence[GatedModule], length: float) -> tuple[list[ModuleCost], float]:
     """Every product of a module has its units on one side, so that its FLOPs are proportional to them."""
-    counts = flops_by_module(recognizer.model, recognizer.family.window_frames, tokens_of(recognizer.model))
+    counts = flops_by_module(recognizer.model, recognizer.family.frames(length), tokens_of(recognizer.model))
     costs = [sum(counts[path] for path in each.parts) for each in gated]
     return [ModuleCost((0.0, each.units), (0.0, cost)) for each, cost in zip(gated, costs, strict=True)], counts[""]
 
@@ -101,7 +122,9 @@ def tokens_of(model: Any) -> int:
     return min(TOKENS, int(getattr(model.config, "max_target_positions", TOKENS)))
 
 
-def latency_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple[list[ModuleCost], float]:
+def latency_costs(
+    recognizer: Recognizer, gated: Sequence[GatedModule], length: float
+) -> tuple[list[ModuleCost], float]:
     """Medians over repeated runs of models whose modules all have some share of their units.
 
     Modules of one shape have one table. In it, more units never cost less: where they were measured to, that was noise,
@@ -109,13 +132,13 @@ def latency_costs(recognizer: Recognizer, gated: Sequence[GatedModule]) -> tuple
     """
     tables: dict[Shape, dict[int, float]] = {}
     for share in SHARES:
-        times = timed(recognizer, gated, share)
+        times = timed(recognizer, gated, share, length)
         for shape in {shape_of(each) for each in gated}:
             own = [found for each, found in zip(gated, times, strict=True) if shape_of(each) == shape]
             tables.setdefault(shape, {})[units_at(share, shape.units)] = statistics.median(own)
     tables = {shape: table if len(table) > 1 else {0: 0.0, **table} for shape, table in tables.items()}
     costs = {shape: ModuleCost(tuple(table), tuple(accumulate(table.values(), max))) for shape, table in tables.items()}
-    return [costs[shape_of(each)] for each in gated], whole_seconds(recognizer)
+    return [costs[shape_of(each)] for each in gated], whole_seconds(recognizer, length)
 
 
 class Shape(NamedTuple):
@@ -135,22 +158,22 @@ def units_at(share: float, units: int) -> int:
     return max(1, round(share * units))
 
 
-def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float) -> list[float]:
-    """Median seconds of every module in runs over a window, where modules have that share of units."""
+def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float, length: float) -> list[float]:
+    """Median seconds of every module in runs over audio of that length, where modules have that share of units."""
     narrowed = recognizer.copy()
     for each in gated:
         if each.has_units:
             each.keep(narrowed.model, range(units_at(share, each.units)))
     clocks = [Clock(narrowed.model, each.parts[0], each.parts[-1]) for each in gated]
-    whole_seconds(narrowed)  # is not kept: clocks take time themselves
+    whole_seconds(narrowed, length)  # is not kept: clocks take time themselves
     return [clock.seconds() for clock in clocks]
 
 
 @torch.no_grad()
-def whole_seconds(recognizer: Recognizer) -> float:
-    """Median seconds of repeated runs over a window."""
+def whole_seconds(recognizer: Recognizer, length: float) -> float:
+    """Median seconds of repeated runs over audio of that length."""
     model = recognizer.model
-    silence = np.zeros(round(recognizer.window_seconds * recognizer.sampling_rate), dtype=np.float32)
+    silence = np.zeros(round(length * recognizer.sampling_rate), dtype=np.float32)
     inputs = recognizer.family.inputs([silence])
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = torch.zeros(1, tokens_of(model), dtype=torch.long, device=model.device)

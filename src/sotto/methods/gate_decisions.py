@@ -104,12 +104,15 @@ def left_notes(
     """How much is left of the cost, by `costs`; of time also what is measured of the pruned `recognizer`."""
     missed = ", and these gates come no closer" if left < (1 - TOLERANCE) * target else ""
     aim = f"the target was {target:.1%}{missed}"
-    window = f" of a window of {recognizer.window_seconds:g} s" if constraint == "flops" else ""
-    if constraint != "latency":
-        return [f"{left:.1%} of the {constraint}{window} are left; {aim}"]
-    measured = found_by_main(lambda: whole_seconds(recognizer)) / costs.whole
+    if costs.length is None:
+        return [f"{left:.1%} of the {constraint} are left; {aim}"]
+    of_what = f"{left:.1%} of the {constraint} of {costs.length:g} s"
+    if constraint == "flops":
+        return [f"{of_what} are left; {aim}"]
+    length = costs.length
+    measured = found_by_main(lambda: whole_seconds(recognizer, length)) / costs.whole
     return [
-        f"{left:.1%} of the latency are expected to be left, from times of its modules apart; {aim}",
+        f"{of_what} are expected to be left, from times of its modules apart; {aim}",
         f"the whole pruned model was measured to take {measured:.1%} of the latency before",
     ]
 

@@ -21,7 +21,7 @@ from sotto.distribution import found_by_main
 from sotto.errors import SottoError
 from sotto.examples import Example, examples_of
 from sotto.families import evaluating
-from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
+from sotto.methods.gate_costs import Constraint, GateCosts, check_seconds, gate_costs
 from sotto.methods.gate_decisions import Decision, around, carry_out, left_notes, share_of
 from sotto.methods.gated_modules import GatedModule, Kind, gated_modules
 from sotto.methods.gates import gated_by
@@ -40,6 +40,8 @@ class ImportancePruning:
 
     target: float
     constraint: Constraint = "parameters"
+    seconds: float | None = None
+    """length of the audio that FLOPs and time are of; without it a window of the family"""
     by: Literal["magnitude", "taylor"] = "magnitude"
     clips: int = 64
     """training clips, the first ones, over which the loss is taken"""
@@ -51,6 +53,7 @@ class ImportancePruning:
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:
             raise SottoError(f"target must be between 0 and 1, found {self.target}")
+        check_seconds(self.seconds, self.constraint)
         get_normalizer(self.transcripts)
         if self.clips < 1:
             raise SottoError(f"clips must be at least 1, found {self.clips}")
@@ -67,7 +70,7 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
     """Prune `recognizer` in place. Raises SottoError where the target cannot be reached."""
     stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
-    costs = found_by_main(lambda: gate_costs(recognizer, gated, config.constraint))  # times differ between processes
+    costs = found_by_main(lambda: gate_costs(recognizer, gated, config.constraint, config.seconds))  # times differ
     if config.by == "magnitude":
         sizes = [mean_sizes(recognizer.model, each) for each in gated]
         decisions = largest_of_each(gated, sizes, costs, config.target)

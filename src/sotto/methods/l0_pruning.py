@@ -22,7 +22,7 @@ from sotto.distribution import found_once
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.methods.fine_tuning import FineTuning, fine_tune
-from sotto.methods.gate_costs import Constraint, GateCosts, gate_costs
+from sotto.methods.gate_costs import Constraint, GateCosts, check_seconds, gate_costs
 from sotto.methods.gate_decisions import carry_out, decide, least_share, left_notes, share_of
 from sotto.methods.gated_modules import KINDS, GatedModule, Kind, gated_modules
 from sotto.methods.gates import Gates
@@ -44,6 +44,8 @@ class L0Pruning(FineTuning):
     """share of the whole model's cost that is left"""
     constraint: Constraint = "parameters"
     """what the cost is: parameters, FLOPs, or time measured on this machine"""
+    seconds: float | None = None
+    """length of the audio that FLOPs and time are of; without it a window of the family"""
     gates: tuple[Kind, ...] = KINDS
     stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
     open_share: float = 0.9
@@ -59,6 +61,7 @@ class L0Pruning(FineTuning):
         for name in ("target", "open_share"):
             if not 0 < getattr(self, name) < 1:
                 raise SottoError(f"{name} must be between 0 and 1, found {getattr(self, name)}")
+        check_seconds(self.seconds, self.constraint)
         if self.gate_rate <= 0:
             raise SottoError(f"gate_rate must be positive, found {self.gate_rate}")
         if not 0 <= self.target_warmup <= 1:
@@ -125,9 +128,9 @@ class L0Objective(Objective):
         return {"l0_share": self.share().item(), "l0_target": self.target(), "l0_linear": a, "l0_square": b}
 
 
-def kept_costs(recognizer: Recognizer, gated: Sequence[GatedModule], constraint: Constraint, path: Path) -> GateCosts:
+def kept_costs(recognizer: Recognizer, gated: Sequence[GatedModule], config: L0Pruning, path: Path) -> GateCosts:
     """The costs that the main process finds, the same for all processes and after an interruption: times vary."""
-    found = found_once(path, lambda: to_plain(gate_costs(recognizer, gated, constraint)))
+    found = found_once(path, lambda: to_plain(gate_costs(recognizer, gated, config.constraint, config.seconds)))
     return parse(GateCosts, found, path.name)
 
 
@@ -136,7 +139,7 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
     """Prune `recognizer` in place. Raises SottoError where the target is below what has no gates."""
     stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
-    costs = kept_costs(recognizer, gated, config.constraint, context.folder / "costs.json")
+    costs = kept_costs(recognizer, gated, config, context.folder / "costs.json")
     gates = Gates(gated, HardConcrete(), config.open_share, "modules" in config.gates)
     least = least_share(gates, costs)
     if least >= config.target:
