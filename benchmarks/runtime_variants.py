@@ -12,7 +12,7 @@ from shapes import factor_at_random, random_whisper
 from sotto.calibration import places
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
-from sotto.methods import HeadReduction, LowRank, StepContext, StructuredMagnitude, methods
+from sotto.methods import HeadReduction, LowRank, ShorterWindow, StepContext, StructuredMagnitude, methods
 from sotto.methods.factoring import reduce_where_cheaper
 from sotto.metrics.cost import count_parameters
 from sotto.surgery import get_linear, layers_of, narrow_heads
@@ -22,6 +22,7 @@ Change = Callable[[Recognizer], Recognizer]
 
 RANK_MULTIPLE = 16
 STRUCTURED = StructuredMagnitude(heads=0.5, neurons=0.5, stacks=("encoder",))
+SHORT = ShorterWindow(10)
 END_LOGIT = 6.0
 
 
@@ -49,6 +50,8 @@ def variants(calibration: ClipSource | None) -> Mapping[str, Change]:
         "structured": structured,
         "both": partial(both, 0.4, calibration),
         "narrow": partial(narrow, calibration),
+        "short": short,
+        "short-structured": lambda model: short(structured(model)),
     }
 
 
@@ -67,6 +70,13 @@ def structured(model: Recognizer) -> Recognizer:
     """Half of the encoder's heads and half of its neurons are taken out."""
     found = model.copy()
     methods.handler(STRUCTURED)(found, STRUCTURED, StepContext(Path()))
+    return found
+
+
+def short(model: Recognizer) -> Recognizer:
+    """It hears ten seconds at once."""
+    found = model.copy()
+    methods.handler(SHORT)(found, SHORT, StepContext(Path()))
     return found
 
 

@@ -47,7 +47,7 @@ def test_the_window_is_its_own_again_after_an_error() -> None:
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 4.0])
 def test_windows_are_whole_seconds_and_no_longer_than_the_models(seconds: float) -> None:
     with (
-        pytest.raises(SottoError, match=r"window_seconds must be whole seconds, at most the model's 3, found"),
+        pytest.raises(SottoError, match=r"a window has whole seconds, at most the model's 3, found"),
         whisper().window(seconds),
     ):
         pass

@@ -21,6 +21,7 @@ from sotto.methods import (
     MagnitudePruning,
     Quantization,
     QuantizationAware,
+    ShorterWindow,
     SparseGroupLasso,
     StructuredMagnitude,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Quantization",
     "QuantizationAware",
     "Recognizer",
+    "ShorterWindow",
     "SottoError",
     "SparseGroupLasso",
     "StructuredMagnitude",

@@ -143,6 +143,13 @@ def test_the_layer_table_adds_up() -> None:
     assert ["model", "32.7M", "20.9", "GFLOPs", "100.0", "%"] in lines
 
 
+def test_windows_are_named_for_each_model_where_they_differ() -> None:
+    base = replace(base_model(), window_seconds=30.0)
+    found = printed(table(two(base, replace(run().models[1], window_seconds=10.0))), width=100)
+    assert "FLOPs: base: the encoder's of one window of 30 s, the decoder's of 32 tokens." in found
+    assert "FLOPs: low_rank: the encoder's of one window of 10 s, the decoder's of 32 tokens." in found
+
+
 def test_exports_stand_below_one_another_with_the_errors_of_the_runtime() -> None:
     numbers = run()
     first, second = exports(numbers)

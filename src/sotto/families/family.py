@@ -107,6 +107,10 @@ class Family(ABC):
         """Whether some weights may take no part in the loss of a batch."""
         return False
 
+    def shorten_window(self, seconds: float) -> None:
+        """Have model and processor hear windows of so many whole seconds. Raises SottoError as `window` does."""
+        raise SottoError("the model has no window of its own, and hears audio of any length")
+
     @contextmanager
     def window(self, seconds: float | None) -> Iterator[None]:
         """For a while the model hears windows of this length; of its own where `seconds` is None.

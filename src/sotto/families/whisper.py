@@ -115,25 +115,27 @@ class Whisper(Family):
         """A runtime's own, which takes clips one by one and searches greedily; None where the model has none."""
         return getattr(self.model, "pipeline", None) if decoding.beams == 1 else None
 
+    def shorten_window(self, seconds: float) -> None:
+        """Positions are sinusoids: those of a shorter window are the first ones."""
+        whole, encoder = self.window_seconds, self.model.get_encoder()
+        if not 1 <= seconds <= whole or seconds % 1:
+            raise SottoError(f"a window has whole seconds, at most the model's {whole:g}, found {seconds:g}")
+        set_window(self.model.config, self.processor.feature_extractor, round(seconds))
+        first = encoder.embed_positions.weight[: self.model.config.max_source_positions].detach().clone()
+        encoder.embed_positions = nn.Embedding.from_pretrained(first, freeze=True)
+
     @contextmanager
     def window(self, seconds: float | None) -> Iterator[None]:
-        """Positions are sinusoids: those of a shorter window are the first ones."""
-        config, extractor, whole = self.model.config, self.processor.feature_extractor, self.window_seconds
-        if seconds is None:
-            yield
-            return
-        if not 1 <= seconds <= whole or seconds % 1:
-            raise SottoError(f"window_seconds must be whole seconds, at most the model's {whole:g}, found {seconds:g}")
-        encoder = self.model.get_encoder()
+        whole, encoder = self.window_seconds, self.model.get_encoder()
         positions = encoder.embed_positions
+        if seconds is not None:
+            self.shorten_window(seconds)
         try:
-            set_window(config, extractor, round(seconds))
-            first = positions.weight[: config.max_source_positions].detach().clone()
-            encoder.embed_positions = nn.Embedding.from_pretrained(first, freeze=True)
             yield
         finally:
-            set_window(config, extractor, round(whole))
-            encoder.embed_positions = positions.to(self.model.device)
+            if seconds is not None:
+                set_window(self.model.config, self.processor.feature_extractor, round(whole))
+                encoder.embed_positions = positions.to(self.model.device)
 
     def collator(self, language: str) -> WhisperCollator:
         multilingual = getattr(self.model.generation_config, "is_multilingual", True)

@@ -17,6 +17,7 @@ from sotto.methods.magnitude import MagnitudePruning, StructuredMagnitude
 from sotto.methods.method import StepContext, methods
 from sotto.methods.quantization import Quantization
 from sotto.methods.quantization_aware import QuantizationAware
+from sotto.methods.shorter_window import ShorterWindow
 from sotto.methods.sparse_group_lasso import SparseGroupLasso
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "MagnitudePruning",
     "Quantization",
     "QuantizationAware",
+    "ShorterWindow",
     "SparseGroupLasso",
     "StepContext",
     "StructuredMagnitude",

@@ -137,7 +137,7 @@ def render(numbers: RunNumbers) -> str:
         longest_detail=max(len(cell.detail) for group in groups for row in group.rows for cell in row.cells),
         parentheses=table.PARENTHESES,
         error_basis=table.error_basis(numbers),
-        flops_basis=table.flops_basis(base),
+        flops_bases=table.flops_bases(numbers),
         speed_basis=table.speed_basis(numbers),
         duration=formats.duration,
         chart=chart(numbers.models),

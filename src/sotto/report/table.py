@@ -318,12 +318,16 @@ def broken(name: str, room: int) -> str:
 
 
 def legend(numbers: RunNumbers) -> str:
-    base, _ = ends(numbers)
     lines = [PARENTHESES]
     lines += [f"WER and CER of the corpus: {basis}; {numbers.decoding}." for basis in error_basis(numbers)]
-    lines += [f"FLOPs: {flops_basis(base)}."]
+    lines += [f"FLOPs: {basis}." for basis in flops_bases(numbers)]
     lines += [f"Latency: {basis}." for basis in speed_basis(numbers)]
     return "\n".join(lines)
+
+
+def flops_bases(numbers: RunNumbers) -> tuple[str, ...]:
+    """What the FLOPs are of: one sentence, or one for each model where they differ."""
+    return one_or_each((model.name, flops_basis(model)) for model in numbers.models)
 
 
 def flops_basis(model: ModelNumbers) -> str:
