@@ -31,7 +31,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Recognizer:
 def test_variants_have_the_share_that_they_are_named_after(small: Recognizer) -> None:
     whole = count_parameters(small.model).encoder
     shares = {name: count_parameters(change(small).model).encoder / whole for name, change in variants(None).items()}
-    assert list(shares) == ["dense", "low-rank-60", "low-rank-50", "low-rank-40", "structured", "both", "narrow"]
     expected = {
         "dense": 1.0,
         "low-rank-60": 0.6,
@@ -40,7 +39,10 @@ def test_variants_have_the_share_that_they_are_named_after(small: Recognizer) ->
         "structured": 0.56,
         "both": 0.4,
         "narrow": 0.47,
+        "short": 1.0,
+        "short-structured": 0.56,
     }
+    assert list(shares) == list(expected)
     assert shares == pytest.approx(expected, abs=0.025)
     assert count_parameters(small.model).encoder == whole
 
@@ -55,6 +57,12 @@ def test_half_of_the_heads_and_neurons_are_gone(small: Recognizer) -> None:
 def test_the_heads_that_are_left_have_half_of_their_channels(small: Recognizer) -> None:
     for layer in variants(None)["narrow"](small).structure.stacks["encoder"].layers:
         assert (len(layer.heads["self_attn"]), layer.head_dims) == (4, {"self_attn": 16})
+
+
+def test_short_ones_hear_ten_seconds(small: Recognizer) -> None:
+    for name in ("short", "short-structured"):
+        assert variants(None)[name](small).window_seconds == 10
+    assert small.window_seconds == 30
 
 
 def test_a_runtime_that_gains_nothing_is_left_out(small: Recognizer) -> None:

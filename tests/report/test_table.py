@@ -145,7 +145,7 @@ def test_the_layer_table_adds_up() -> None:
 
 def test_windows_are_named_for_each_model_where_they_differ() -> None:
     base = replace(base_model(), window_seconds=30.0)
-    found = printed(table(two(base, replace(run().models[1], window_seconds=10.0))), width=100)
+    found = " ".join(printed(table(two(base, replace(run().models[1], window_seconds=10.0)))).split())
     assert "FLOPs: base: the encoder's of one window of 30 s, the decoder's of 32 tokens." in found
     assert "FLOPs: low_rank: the encoder's of one window of 10 s, the decoder's of 32 tokens." in found
 
