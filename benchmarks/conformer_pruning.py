@@ -8,9 +8,9 @@ Every way is given the same number of training steps in all, and ends with the s
 and recover for `--recovery`; what is pruned at once recovers for both together. What the model has learnt before is not
 counted: "smaller from nothing" has these steps alone, with random weights. WER is on the test clips, with paired
 differences from the dense model after as much training, and 95 % intervals; `beyond` is what a way's WER is above that
-of the first way, paired too, where both have the same size. Latency is that of models of the same shapes, the median of
-visits that take turns. What was trained and measured is kept in `--folder`, so that a second call goes on, and calls
-with some of the `--ways` and targets can share the work.
+of the first way with the same target, paired too; their sizes may differ. Latency is that of models of the same
+shapes, the median of visits that take turns. What was trained and measured is kept in `--folder`, so that a second call
+goes on, and calls with some of the `--ways` and targets can share the work.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ from sotto.side_by_side import SideBySide, Timing, benchmark
 from sotto.surgery import get_linear, linears_of
 
 OWN_SETTINGS = ("recovery", "gate_rate", "seed")
-SAME_SIZE = 0.05  # by how much two models may differ in parameters to be compared with one another
 
 
 @dataclass(frozen=True)
@@ -122,14 +121,14 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
     for name, target, own in found:
         row = row_of(bench, name, own, dense) | {"target": target, "structure": own.structure}
         ours = held_to.get(target, own)
-        if ours is not own and abs(own.parameters / ours.parameters - 1) < SAME_SIZE:
+        if ours is not own:
             row["beyond"] = difference(ours.errors(bench.normalizer), own.errors(bench.normalizer))
         yield row
 
 
 def pruned(bench: Bench, folder: str, way: Way, target: float) -> Made:
     steps = [*way.prune(target), *([way.recovery] if way.recovery is not None else [])]
-    return bench.trained(folder, *steps, start=way.start), ()
+    return bench.trained(folder, *steps, start=way.start), bench.notes_of(folder)
 
 
 def untrained(bench: Bench) -> Recognizer:

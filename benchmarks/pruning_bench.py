@@ -121,17 +121,30 @@ class Bench:
         return found
 
     def trained(self, name: str, *steps: Any, start: Callable[[], Recognizer] | None = None) -> Recognizer:
-        """The model, or what `start` gives, after steps that train; from disk where that is done."""
+        """The model, or what `start` gives, after steps that train; from disk where that is done.
+
+        What the steps say of their work is kept beside it: `notes_of`.
+        """
         folder = self.folder / name / "model"
         with self.alone(name):
             if not folder.is_dir():
-                recognizer = (start or self.base)()
+                recognizer, notes = (start or self.base)(), []
                 for number, step in enumerate(steps):
-                    methods.handler(step)(recognizer, step, self.context(f"{name}/{number}"))
+                    notes += methods.handler(step)(recognizer, step, self.context(f"{name}/{number}"))
+                self.notes_place(name).parent.mkdir(exist_ok=True)
+                write_text(self.notes_place(name), json.dumps(notes, ensure_ascii=False, indent=1))
                 recognizer.save(folder, dtype="float32", packed=False)
         found = load(folder)
         found.language = self.language
         return found
+
+    def notes_of(self, name: str) -> list[str]:
+        """What the steps said that trained it; nothing of a model that was trained when it was not kept."""
+        place = self.notes_place(name)
+        return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else []
+
+    def notes_place(self, name: str) -> Path:
+        return self.folder / name / "notes.json"
 
     def alone(self, name: str) -> FileLock:
         """Held by the one process that makes what has that name; the others wait for it."""
@@ -212,18 +225,21 @@ def row_of(bench: Bench, way: str, own: Measured, dense: Measured) -> dict[str, 
 
 
 def rates_of(bench: Bench, own: Measured, before: Measured | None) -> dict[str, Any]:
-    """Error rates after the normalizer; `beside` it after the others; and of the clips in which neither model loops."""
+    """Error rates after the normalizer, and `beside` it after the others; the same of clips in which neither loops."""
 
-    def rates(normalizer: Normalizer, left_out: Collection[str] = ()) -> dict[str, Any]:
+    def rates_after(normalizer: Normalizer, left_out: Collection[str]) -> dict[str, Any]:
         earlier = before.errors(normalizer, left_out) if before is not None else None
         return error_rates(own.errors(normalizer, left_out), earlier)
 
+    def rates(left_out: Collection[str] = ()) -> dict[str, Any]:
+        beside = {each.name: rates_after(each, left_out) for each in bench.beside}
+        return rates_after(bench.normalizer, left_out) | {"beside": beside}
+
     loops = [each.loops(bench.normalizer) for each in (own, before) if each is not None]
     aside = set[str]().union(*loops)
-    return rates(bench.normalizer) | {
-        "beside": {each.name: rates(each) for each in bench.beside},
+    return rates() | {
         "loops": len(loops[0]),
-        "without_loops": rates(bench.normalizer, aside) if len(aside) < len(own.transcripts) else None,
+        "without_loops": rates(aside) if len(aside) < len(own.transcripts) else None,
     }
 
 

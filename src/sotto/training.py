@@ -176,9 +176,19 @@ class SpeechTrainer(Trainer):
                     "lr": group.learning_rate,
                     "maximize": group.maximize,
                     "weight_decay": 0.0,
+                    "constant": True,
                 }
             )
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """transformers' own, which leaves the rates of objectives as they are."""
+        scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
+        for index, group in enumerate(scheduler.optimizer.param_groups):
+            if group.get("constant"):
+                scheduler.lr_lambdas[index] = always
+                group["lr"] = scheduler.base_lrs[index]
+        return scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.sampler_lengths:
@@ -244,6 +254,11 @@ class SpeechTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         safetensors.torch.load_model(self.trained, Path(str(self.state.best_model_checkpoint)) / WEIGHTS)
+
+
+def always(_: int) -> float:
+    """The factor of a rate that does not change."""
+    return 1.0
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -320,7 +320,7 @@ def test_notes_say_where_gates_come_no_closer_and_what_was_measured(monkeypatch:
     (met,) = left_notes(found, 0.495, costs, "parameters", 0.5)
     assert met == "49.5% of the parameters are left; the target was 50.0%"
     (missed,) = left_notes(found, 0.469, costs, "parameters", 0.5)
-    assert missed.endswith("the target was 50.0%, and these gates come no closer")
+    assert missed.endswith("the target was 50.0%, and is missed by more than 1 %")
     costs = replace(costs, length=4.0)
     (of_audio,) = left_notes(found, 0.5, costs, "flops", 0.5)
     assert of_audio == "50.0% of the flops of 4 s are left; the target was 50.0%"

@@ -174,6 +174,11 @@ def test_teachers_that_cannot_be() -> None:
     other = Recognizer(*tiny_whisper(vocabulary=257))
     with pytest.raises(SottoError, match="the teacher 'teacher' has another vocabulary than the student"):
         built(whisper, other)
+    deep = Recognizer(*tiny_whisper(encoder_layers=3))
+    with pytest.raises(
+        SottoError, match=r"not come from the same model .* 'teacher': 1 layers once, and 3; use matching"
+    ):
+        built(Recognizer(*tiny_whisper()), deep)
     first, last = (Recognizer(*tiny_whisper(encoder_layers=2)) for _ in range(2))
     keep_layers(first.model, first.architecture.stack("encoder"), [0])
     keep_layers(last.model, last.architecture.stack("encoder"), [1])
@@ -185,6 +190,7 @@ def test_teachers_that_cannot_be() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"layers": 0.0, "matching": "ordered"}, "matching says which layers teach which; give layers a weight"),
         ({"layers": 0.0, "logits": 0.0}, "layers and logits must not be negative, and one of them positive"),
         ({"layers": -1.0}, "layers and logits must not be negative"),
         ({"temperature": 0.0}, "temperature must be positive, found 0.0"),

@@ -1,5 +1,6 @@
 """Statistics of batch norm: by hand, and of nothing else."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,20 @@ def test_they_are_the_averages_over_batches(architecture: str, clips: ClipSource
     assert norms[0].momentum == momentum
     for name, parameter in found.model.named_parameters():
         assert torch.equal(parameter, weights[name])
+
+
+def test_clips_of_a_length_are_heard_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uneven = open_folder(write_folder(tmp_path / "clips", WORDS, [0.5, 3.0, 0.6, 2.9]))
+    found, lengths = recognizer("parakeet"), []
+    own = type(found.family).inputs
+
+    def noting(family: Any, audio: Any) -> Any:
+        lengths.append([round(len(each) / 16_000, 1) for each in audio])
+        return own(family, audio)
+
+    monkeypatch.setattr(type(found.family), "inputs", noting)
+    renew_statistics(found, [uneven], batch_size=2)
+    assert lengths == [[0.5, 0.6], [2.9, 3.0]]
 
 
 def test_clips_are_taken_from_all_over(clips: ClipSource, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def left_notes(
     recognizer: Recognizer, left: float, costs: GateCosts, constraint: Constraint, target: float
 ) -> list[str]:
     """How much is left of the cost, by `costs`; of time also what is measured of the pruned `recognizer`."""
-    missed = ", and these gates come no closer" if left < (1 - TOLERANCE) * target else ""
+    missed = ", and is missed by more than 1 %" if left < (1 - TOLERANCE) * target else ""
     aim = f"the target was {target:.1%}{missed}"
     if costs.length is None:
         return [f"{left:.1%} of the {constraint} are left; {aim}"]

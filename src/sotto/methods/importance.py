@@ -55,6 +55,8 @@ class ImportancePruning:
             raise SottoError(f"target must be between 0 and 1, found {self.target}")
         check_seconds(self.seconds, self.constraint)
         get_normalizer(self.transcripts)
+        if self.by == "magnitude" and (self.clips, self.transcripts) != (64, "none"):
+            raise SottoError("importance by magnitude hears no clips; leave out clips and transcripts")
         if self.clips < 1:
             raise SottoError(f"clips must be at least 1, found {self.clips}")
         if "modules" in self.gates or not self.gates:

@@ -51,8 +51,9 @@ class L0Pruning(FineTuning):
     open_share: float = 0.9
     """how likely a neuron or channel is to be heard at first; modules and heads are open"""
     gate_rate: float = 0.02
-    """learning rate of gates and multipliers at its height. A gate that is open has to go 6 to be closed, and goes
-    about this far in a step: few steps need a higher rate"""
+    """learning rate of gates and multipliers, which stays (CoFi): where it fell with the model's, the multipliers would
+    stop before the target is met. A gate that is open has to go 6 to be closed, and goes about this far in a step: few
+    steps need a higher rate"""
     target_warmup: float = 0.1
     """share of the steps over which the target falls from all to `target`"""
 

@@ -43,12 +43,15 @@ class LayerwiseDistillation:
     logits: float = 0.1
     """weight of the divergence (Kullback-Leibler), a sum over decisions like the loss that it joins"""
     temperature: float = 2.0
+    """of the divergence"""
     matching: Literal["identity", "ordered"] = "identity"
     """identity: each layer from the one that it was. ordered: from the one whose outputs are nearest, in order"""
 
     def __post_init__(self) -> None:
         if self.layers < 0 or self.logits < 0 or self.layers + self.logits == 0:
             raise SottoError("layers and logits must not be negative, and one of them positive")
+        if self.layers == 0 and self.matching != "identity":
+            raise SottoError("matching says which layers teach which; give layers a weight")
         if self.temperature <= 0:
             raise SottoError(f"temperature must be positive, found {self.temperature}")
 
@@ -125,6 +128,10 @@ def base_layers(family: Family, stack: Stack) -> list[int]:
     return [layer.base_layer for layer in structure_of(family.model).stacks[stack.name].layers]
 
 
+def base_depth(family: Family, stack: Stack) -> int:
+    return structure_of(family.model).stacks[stack.name].base_layers
+
+
 def width_of(family: Family, stack: Stack) -> int:
     return stack.dimensions(family.model.config).width
 
@@ -159,7 +166,14 @@ def build_layerwise_distillation(config: LayerwiseDistillation, setting: Setting
     named = "the model" if config.teacher is None else f"'{config.teacher}'"
     objective = LayerwiseDistillationObjective(config, student, teacher)
     for stack in objective.stacks:
-        if config.matching == "identity" and not identical(base_layers(teacher, stack), base_layers(student, stack)):
+        if config.matching != "identity":
+            continue
+        if base_depth(teacher, stack) != base_depth(student, stack):
+            raise SottoError(
+                f"layerwise_distillation: the {stack.name} does not come from the same model as that of {named}: "
+                f"{base_depth(student, stack)} layers once, and {base_depth(teacher, stack)}; use matching: ordered"
+            )
+        if not identical(base_layers(teacher, stack), base_layers(student, stack)):
             raise SottoError(
                 f"layerwise_distillation: no layer of the {stack.name} is one of {named}; use matching: ordered"
             )

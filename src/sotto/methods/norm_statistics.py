@@ -17,7 +17,10 @@ CLIPS = 512  # about so many are enough for means and variances of a channel
 
 @torch.no_grad()
 def renew_statistics(recognizer: Recognizer, sources: Sequence[ClipSource], batch_size: int) -> None:
-    """Means and variances of every batch norm: the averages over batches of clips, all else being as in evaluation."""
+    """Means and variances of every batch norm: the averages over batches of clips, all else being as in evaluation.
+
+    Clips of about the same length are heard together, as in training: padding counts as silence.
+    """
     model, family = recognizer.model, recognizer.family
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
     if not norms:
@@ -28,7 +31,8 @@ def renew_statistics(recognizer: Recognizer, sources: Sequence[ClipSource], batc
             norm.train()
             norm.reset_running_stats()
             norm.momentum = None  # torch then takes the plain average of all batches
-        for batch in batches(spread(sources, family.longest_seconds), family.longest_seconds, batch_size):
+        clips = sorted(spread(sources, family.longest_seconds), key=lambda clip: clip.seconds)
+        for batch in batches(clips, family.longest_seconds, batch_size):
             family.encode(family.inputs([clip.audio for clip in batch]))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

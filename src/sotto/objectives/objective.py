@@ -22,7 +22,7 @@ class ParameterGroup:
 
     parameters: list[nn.Parameter]
     learning_rate: float
-    """at its height; it rises and falls with that of the model"""
+    """from the first step to the last: only that of the model rises and falls"""
     maximize: bool = False
 
 
