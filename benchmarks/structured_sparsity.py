@@ -7,7 +7,8 @@
 Every way trains for the same number of steps from the same model: without a penalty (`dense`), with the sparse group
 lasso at each of `--lambdas`, or in rounds of iterative magnitude pruning. Then the trained models are pruned at once:
 by magnitude, or by the statistics of their weights at each pair of `--thresholds`. `SGL, recovered` prunes half-way;
-`SGL, distilled` then has the model as it was teach the pruned one, layer by layer.
+`SGL, distilled` then has the model as it was teach the pruned one, layer by layer. `structured magnitude` takes a share
+of the encoder's heads and neurons out before its training.
 WER is on the test clips, with paired differences from the dense fine-tuned model and 95 % intervals. What was trained
 and measured is kept in `--folder`, so that a second call goes on, and calls with some of the `--ways` and values share
 the work. `--seeds` repeats the trainings at the lambda named by `--main`; at those named by `--searched` thresholds
@@ -32,6 +33,7 @@ from sotto.methods import (
     MagnitudePruning,
     SparseGroupLasso,
     StepContext,
+    StructuredMagnitude,
     methods,
 )
 from sotto.methods.removal import remove_idle
@@ -39,7 +41,14 @@ from sotto.methods.removal import remove_idle
 IMP_ROUNDS = 4
 OWN_SETTINGS = ("encoder_only",)
 RECOVERIES = ("recovered", "distilled")
-WAYS = ("one-shot", "IMP, global", "IMP, layer", "SGL", *(f"SGL, {each}" for each in RECOVERIES))
+WAYS = (
+    "one-shot",
+    "IMP, global",
+    "IMP, layer",
+    "structured magnitude",
+    "SGL",
+    *(f"SGL, {each}" for each in RECOVERIES),
+)
 DENSE = "dense"
 
 
@@ -146,6 +155,11 @@ def cases(bench: Bench, arguments: argparse.Namespace) -> Iterator[Case]:
             name = f"imp-{scope}-{share:g}"
             trained = partial(bench.trained, name, rounds)
             yield Case(f"IMP, {scope}", f"{name}-measured", trained, labels={"share": share})
+    for share in arguments.shares if "structured magnitude" in arguments.ways else ():
+        gone = StructuredMagnitude(heads=share, neurons=share, stacks=("encoder",))
+        name = f"structured-{share:g}"
+        trained = partial(bench.trained, name, gone, bench.fine_tuning(0))
+        yield Case("structured magnitude", f"{name}-measured", trained, labels={"share": share})
     for recovery in RECOVERIES:
         for lasso in lassos(arguments) if f"SGL, {recovery}" in arguments.ways else ():
             yield from recovered(bench, lasso, arguments, recovery)

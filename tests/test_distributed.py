@@ -27,11 +27,13 @@ from sotto.distribution import processes
 from sotto.examples import ClipExamples
 from sotto.families.whisper import Whisper
 from sotto.methods import (
+    AdaptivePruning,
     FineTuning,
     GuidedDistillation,
     ImportancePruning,
     L0Pruning,
     LayerwiseDistillation,
+    MagnitudePruning,
     QuantizationAware,
     SparseGroupLasso,
     importance,
@@ -392,6 +394,31 @@ def test_two_processes_learn_the_same_of_a_teacher(tmp_path: Path) -> None:
     alone = guided(tmp_path)
     for name, tensor in in_each_process(tmp_path, "guided").items():
         torch.testing.assert_close(alone[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def pruned_in_rounds(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a Whisper after thresholds by search, and then iterative magnitude pruning."""
+    settings: dict[str, Any] = {"batch_size": 4, "keep": "last", "evaluate_every": 2, "workers": 0}
+    searched = AdaptivePruning(wer_increase=1000.0, search_steps=1, feed_forward="neuron")
+    rounds = MagnitudePruning(0.9, rounds=2, recovery=FineTuning(Training(steps=4, **settings)))
+    data = {"train": DataConfig(str(folder / "eight")), "validation": DataConfig(str(folder / "seven"))}
+    found = Recognizer(*tiny_whisper(start="scaled"))
+    return dict(compress(found, searched, rounds, language="en", **data).model.state_dict())
+
+
+def test_two_processes_prune_and_hold_the_same_zeros(tmp_path: Path) -> None:
+    write_folder(tmp_path / "seven", WORDS[:7], SECONDS[:7])
+    write_folder(tmp_path / "eight", WORDS, SECONDS)
+    found = in_each_process(tmp_path, "pruned_in_rounds")
+    zeros, weights = (sum(count) for count in zip(*(zeros_of(found, name) for name in found), strict=True))
+    assert 0.88 < zeros / weights < 1
+
+
+def zeros_of(found: dict[str, torch.Tensor], name: str) -> tuple[int, int]:
+    """Zeros and weights of a linear of a layer; none of what is no such thing."""
+    weight = found[name]
+    counts = ".layers." in name and weight.ndim == 2
+    return (int((weight == 0).sum()), weight.numel()) if counts else (0, 0)
 
 
 def clocked(_: Path) -> dict[str, torch.Tensor]:

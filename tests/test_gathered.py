@@ -12,7 +12,7 @@ from sotto.checkpoint import load
 from sotto.errors import SottoError
 from sotto.layers import GatheredLinear
 from sotto.methods import AdaptivePruning, StepContext, apply_adaptive_pruning
-from sotto.methods.gathering import GatherTimes, is_faster, rows_of
+from sotto.methods.gathering import ROUNDS, GatherTimes, is_faster, rows_of
 from sotto.methods.removal import gather_unheard
 from sotto.surgery import gather_inputs, get_linear, linears_of, restore_inputs, structure_of
 from tones import PITCHES, square_wave, write_folder
@@ -105,9 +105,16 @@ def test_times_are_measured_once_a_shape(monkeypatch: pytest.MonkeyPatch) -> Non
     stack = found.architecture.stacks[0]
     assert times.pays(stack, "self_attn.q_proj", 16, 8, 24)
     assert times.pays(stack, "self_attn.v_proj", 16, 8, 24)
-    assert len(measured) == 1
+    assert len(measured) == ROUNDS
     assert times.pays(stack, "self_attn.relative_k_proj", 16, 8, 24)
-    assert len(measured) == 2
+    assert len(measured) == 2 * ROUNDS
+
+
+def test_a_linear_has_to_be_faster_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    rounds = iter([True, False])
+    monkeypatch.setattr("sotto.methods.gathering.is_faster", lambda *_: next(rounds))
+    assert not GatherTimes(found).pays(found.architecture.stacks[0], "self_attn.q_proj", 16, 8, 24)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def test_every_way_has_its_rows(
         "adaptive thresholds without SGL": 2,
         "IMP, global": 1,
         "IMP, layer": 1,
+        "structured magnitude": 1,
         "thresholds by search without SGL": 1,
         "TSPAR, recovered": 8,
         "TSPAR, distilled": 8,

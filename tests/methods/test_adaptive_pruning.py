@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,15 @@ def test_given_thresholds_prune_without_any_data(architecture: str, tmp_path: Pa
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_model_after_removal_is_the_masked_model(architecture: str, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"element": 0.3, "group": -0.5, "attention": "row", "feed_forward": "neuron"}
+    heads = "row" if architecture == "wav2vec2_conformer_rotary" else "head"
+    settings: dict[str, Any] = {"element": 0.3, "group": 0.0, "attention": heads, "feed_forward": "neuron"}
+    settings |= {"gather": False}
     masked, smaller = recognizer(architecture), recognizer(architecture)
     apply_adaptive_pruning(masked, AdaptivePruning(**settings, remove=False), StepContext(tmp_path))
     notes = apply_adaptive_pruning(smaller, AdaptivePruning(**settings), StepContext(tmp_path))
     widths = [layer.ffn_widths for layer in structure_of(smaller.model).stacks["encoder"].layers]
     assert all(widths)
+    assert heads == "row" or any(layer.heads for layer in structure_of(smaller.model).stacks["encoder"].layers)
     assert not any(" 0 neurons taken out" in note for note in notes)
     inputs = masked.family.inputs([square_wave(300, 0.9)])
     if architecture == "whisper":
@@ -150,8 +154,14 @@ def test_the_first_pass_leaves_half_of_the_bound_to_the_second(tmp_path: Path) -
     found = recognizer("whisper")
     context = StepContext(tmp_path, validation_wer=lambda tried: 0.1 + 0.1 * zero_share(tried.model))
     config = AdaptivePruning(wer_increase=4.0, search_steps=10, remove=False, gather=False)
-    apply_adaptive_pruning(found, config, context)
+    notes = apply_adaptive_pruning(found, config, context)
     assert 0.35 < zero_share(found.model) <= 0.4
+    element = float(notes[0].split("elements below ")[1].split()[0])
+    first = recognizer("whisper")
+    apply_adaptive_pruning(
+        first, replace(config, wer_increase=None, search_steps=6, element=element, group=-9.0), context
+    )
+    assert 0.17 < zero_share(first.model) <= 0.2
 
 
 def test_the_second_pass_takes_the_norms_that_the_first_has_left(tmp_path: Path) -> None:
@@ -233,7 +243,10 @@ def test_a_search_needs_validation_clips(tmp_path: Path) -> None:
         ({"rule": "cov_percentile", "element": 0.5}, "has thresholds of its own, and no groups; leave out element"),
         ({"rule": "cov_percentile", "wer_increase": 1.0}, "has thresholds of its own, and no groups"),
         ({"rule": "cov_percentile", "feed_forward": "neuron"}, "has thresholds of its own, and no groups"),
-        ({"element": 0.5, "group": -1.0, "wer_increase": 1.0}, "wer_increase bounds a search; leave out element"),
+        ({"element": 0.5, "group": -1.0, "wer_increase": 1.0}, "are of a search, and the thresholds are given"),
+        ({"element": 0.5, "group": -1.0, "search_steps": 3}, "are of a search, and the thresholds are given"),
+        ({"rule": "cov_percentile", "search_steps": 3}, "has thresholds of its own, and no groups"),
+        ({"element": float("nan"), "group": -1.0}, "element must not be negative, found nan"),
         ({"element": -0.1}, "element must not be negative, found -0.1"),
         ({"wer_increase": -1.0}, "wer_increase must not be negative, found -1.0"),
         ({"search_steps": -1}, "search_steps must not be negative, found -1"),

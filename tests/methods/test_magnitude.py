@@ -20,6 +20,7 @@ from sotto.methods import (
     HoldZeros,
     MagnitudePruning,
     QuantizationAware,
+    SparseGroupLasso,
     StepContext,
     StructuredMagnitude,
     methods,
@@ -30,7 +31,7 @@ from sotto.methods.sparse_group_lasso import SparseGroupLassoObjective
 from sotto.objectives import Setting, objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
-from sotto.surgery import factor, structure_of
+from sotto.surgery import drop_module, factor, layers_of, structure_of
 from sotto.training import Training
 from tones import PITCHES, square_wave, write_folder
 
@@ -118,6 +119,21 @@ def test_one_stack_can_be_left_alone(tmp_path: Path) -> None:
     apply(found, MagnitudePruning(0.5, stacks=("decoder",)), tmp_path)
     assert zero_share(found.model, ".encoder.") == 0.0
     assert zero_share(found.model, ".decoder.") > 0.4
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_what_has_no_linears_cannot_be_pruned(scope: Any, tmp_path: Path) -> None:
+    found = recognizer("whisper")
+    for stack, layer in layers_of(found.model):
+        for module in stack.modules if stack.name == "encoder" else ():
+            drop_module(found.model, stack, layer, module)
+    with pytest.raises(SottoError, match="magnitude_pruning: there are no linears left in the layers of encoder"):
+        apply(found, MagnitudePruning(0.5, scope, stacks=("encoder",)), tmp_path)
+    lasso = SparseGroupLasso(encoder_element=1.0)
+    with pytest.raises(SottoError, match="sparse_group_lasso: there are no linears left in the layers of encoder"):
+        objectives.handler(lasso)(lasso, Setting(found.family))
+    with pytest.raises(SottoError, match="stacks must name encoder, decoder or both"):
+        apply(found, MagnitudePruning(0.5, stacks=()), tmp_path)
 
 
 def test_zeros_are_held_while_the_rest_is_trained() -> None:

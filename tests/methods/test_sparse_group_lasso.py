@@ -151,6 +151,7 @@ def test_near_zeros_are_told_from_zeros() -> None:
     ("values", "message"),
     [
         ({}, "give at least one of encoder_element, decoder_element, encoder_group, decoder_group"),
+        ({"encoder_element": 1.0, "group_norm": "l2_squared"}, "group_norm is of the group terms; give encoder_group"),
         ({"encoder_group": -1.0}, "encoder_group must not be negative, found -1.0"),
     ],
 )

@@ -27,7 +27,8 @@ from sotto.methods.thresholds import (
     zero_smallest,
 )
 
-ELEMENT_RANGE = (0.0, 2.0)  # standard deviations; nothing of a matrix is left well before the end
+ELEMENT_RANGE = (0.0, 2.0)  # standard deviations; of a normal matrix a twentieth is beyond the end
+SEARCH_STEPS = 6
 GROUP_RANGE = (-4.0, 1.0)  # deviations of the norms from their mean
 
 
@@ -44,7 +45,7 @@ class AdaptivePruning:
     wer_increase: float | None = None
     """what the search may cost: points of validation WER above the model before this step, and no more than the recipe
     accepts against its base. Without it: that, or nothing where the recipe has no `accept`"""
-    search_steps: int = 6
+    search_steps: int = SEARCH_STEPS
     """halvings of the range in the search for one threshold"""
     attention: AttentionGroups = "column"
     feed_forward: FeedForwardGroups = "column"
@@ -57,15 +58,17 @@ class AdaptivePruning:
     def __post_init__(self) -> None:
         if self.rule == "cov_percentile" and (
             any(value is not None for value in (self.element, self.group, self.wer_increase))
-            or (self.attention, self.feed_forward) != ("column", "column")
+            or (self.attention, self.feed_forward, self.search_steps) != ("column", "column", SEARCH_STEPS)
         ):
             raise SottoError(
                 "rule cov_percentile has thresholds of its own, and no groups; "
-                "leave out element, group, wer_increase, attention and feed_forward"
+                "leave out element, group, wer_increase, search_steps, attention and feed_forward"
             )
-        if self.wer_increase is not None and self.element is not None and self.group is not None:
-            raise SottoError("wer_increase bounds a search; leave out element, group or both, or wer_increase")
-        if self.element is not None and self.element < 0:
+        if not self.searches and (self.wer_increase is not None or self.search_steps != SEARCH_STEPS):
+            raise SottoError(
+                "wer_increase and search_steps are of a search, and the thresholds are given; leave these out, or those"
+            )
+        if self.element is not None and not self.element >= 0:
             raise SottoError(f"element must not be negative, found {self.element}")
         if self.wer_increase is not None and self.wer_increase < 0:
             raise SottoError(f"wer_increase must not be negative, found {self.wer_increase}")

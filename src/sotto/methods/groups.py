@@ -35,7 +35,9 @@ class Groups:
 
 
 def stacks_named(recognizer: Recognizer, names: Sequence[str]) -> list[Stack]:
-    """The stacks of those names that the model has. Raises SottoError where it has none of them."""
+    """The stacks of those names that the model has. Raises SottoError for no name, and where it has none of them."""
+    if not names:
+        raise SottoError("stacks must name encoder, decoder or both")
     found = [stack for stack in recognizer.architecture.stacks if stack.name in names]
     if not found:
         known = ", ".join(stack.name for stack in recognizer.architecture.stacks)

@@ -79,6 +79,8 @@ def apply_magnitude_pruning(recognizer: Recognizer, config: MagnitudePruning, co
     model = recognizer.model
     stacks = stacks_named(recognizer, config.stacks)
     matrices = [weight_of(model, *place) for place in linears_of(model) if place[0] in stacks]
+    if not matrices:
+        raise SottoError(f"magnitude_pruning: there are no linears left in the layers of {' and '.join(config.stacks)}")
     notes = []
     for number in range(1, config.rounds + 1):
         share = 1 - (1 - config.share) ** (number / config.rounds)

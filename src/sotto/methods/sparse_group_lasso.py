@@ -47,6 +47,8 @@ class SparseGroupLasso:
                 raise SottoError(f"{name} must not be negative, found {getattr(self, name)}")
         if not any(getattr(self, name) for name in names):
             raise SottoError(f"sparse_group_lasso: give at least one of {', '.join(names)}")
+        if self.group_norm != "l2" and not (self.encoder_group or self.decoder_group):
+            raise SottoError("group_norm is of the group terms; give encoder_group, decoder_group or both")
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ def build_sparse_group_lasso(config: SparseGroupLasso, setting: Setting) -> Spar
         if name not in stacks:
             raise SottoError(f"sparse_group_lasso: the model has no {name}; leave out {name}_element and {name}_group")
         groups = tuple(groups_of(model, stacks[name], config.attention, config.feed_forward))
+        if not groups:
+            raise SottoError(f"sparse_group_lasso: there are no linears left in the layers of {name}")
         weights = sum(weight.numel() for each in groups for weight, _ in each.members(model))
         penalized[name] = PenalizedStack(groups, weights, element, group)
     return SparseGroupLassoObjective(config, penalized)
