@@ -143,6 +143,12 @@ def test_the_layer_table_adds_up() -> None:
     assert ["model", "32.7M", "20.9", "GFLOPs", "100.0", "%"] in lines
 
 
+def test_the_sentence_says_that_a_window_is_shorter() -> None:
+    base = replace(bare(base_model()), window_seconds=30.0)
+    found = summary(two(base, replace(base, window_seconds=10.0)))
+    assert found.startswith("The model is as large as its base, with windows of 10 s instead of 30; WER")
+
+
 def test_windows_are_named_for_each_model_where_they_differ() -> None:
     base = replace(base_model(), window_seconds=30.0)
     found = " ".join(printed(table(two(base, replace(run().models[1], window_seconds=10.0)))).split())

@@ -78,7 +78,7 @@ def summary(numbers: RunNumbers) -> str:
     """The result in one plain sentence. Raises SottoError where there is no model."""
     base, final = ends(numbers)
     if len(numbers.models) > 1:
-        return f"{size_clause(base, final)}; {error_clause(base.errors, final)}."
+        return f"{size_clause(base, final)}{window_clause(base, final)}; {error_clause(base.errors, final)}."
     total, encoder = base.parameters.total, base.parameters.encoder
     inside = "" if encoder == total else f", {count(encoder)} of them in the encoder"
     return f"The model has {count(total)} parameters{inside}; {rate_clause('its WER', base.errors)}."
@@ -99,6 +99,12 @@ def size_clause(base: ModelNumbers, final: ModelNumbers) -> str:
         clauses.append(f"{share(after.nonzero, after.total)} of the parameters are not zero")
     clause = " and ".join(clauses) or "the model is as large as its base"
     return clause[0].upper() + clause[1:]
+
+
+def window_clause(base: ModelNumbers, final: ModelNumbers) -> str:
+    if base.window_seconds is None or final.window_seconds is None or base.window_seconds == final.window_seconds:
+        return ""
+    return f", with windows of {final.window_seconds:g} s instead of {base.window_seconds:g}"
 
 
 def differs(after: int, before: int) -> bool:
