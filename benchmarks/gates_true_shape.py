@@ -33,7 +33,8 @@ from sotto.methods.l0_pruning import L0Objective
 from sotto.metrics.cost import count_parameters
 from sotto.new_models.parakeet import NewParakeet, build
 from sotto.objectives import Setting, objectives
-from sotto.training import TrainedModel, Training
+from sotto.speech_trainer import TrainedModel
+from sotto.training import Training
 
 SHAPE = NewParakeet(hidden_size=1024, layers=24, attention_heads=8, vocabulary=1024)
 TARGET = 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,8 +51,8 @@ def variants(calibration: ClipSource | None) -> Mapping[str, Change]:
         "structured": structured,
         "both": partial(both, 0.4, calibration),
         "narrow": partial(narrow, calibration),
-        "short": short,
-        "short-structured": lambda model: short(structured(model)),
+        "short": partial(after, SHORT),
+        "short-structured": lambda model: after(SHORT, structured(model)),
     }
 
 
@@ -68,15 +69,13 @@ def low_rank(share: float, calibration: ClipSource | None, model: Recognizer) ->
 
 def structured(model: Recognizer) -> Recognizer:
     """Half of the encoder's heads and half of its neurons are taken out."""
-    found = model.copy()
-    methods.handler(STRUCTURED)(found, STRUCTURED, StepContext(Path()))
-    return found
+    return after(STRUCTURED, model)
 
 
-def short(model: Recognizer) -> Recognizer:
-    """It hears ten seconds at once."""
+def after(step: Any, model: Recognizer) -> Recognizer:
+    """A copy after a step that needs no data."""
     found = model.copy()
-    methods.handler(SHORT)(found, SHORT, StepContext(Path()))
+    methods.handler(step)(found, step, StepContext(Path()))
     return found
 
 

@@ -21,8 +21,9 @@ from sotto.families.whisper import Whisper
 from sotto.families.whisper_labels import WhisperCollator, shift_right
 from sotto.length_sampler import LengthSampler
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
+from sotto.speech_trainer import SpeechTrainer, TrainedModel
 from sotto.text import get_normalizer
-from sotto.training import SpeechTrainer, TrainedModel, Training, train
+from sotto.training import Training, train
 from sotto.training_checkpoints import average, last_checkpoint
 from tones import PITCHES, open_folder, square_wave, tiny_whisper, write_folder
 
@@ -278,7 +279,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_training import Watcher, ctc, open_folder, run, short
-from sotto.training import SpeechTrainer
+from sotto.speech_trainer import SpeechTrainer
 
 def die(self, folder):
     if "checkpoint-6" in folder:

@@ -19,8 +19,9 @@ from sotto.examples import IGNORED, Batch, ClipExamples, Example
 from sotto.families import Ctc
 from sotto.new_models import NewParakeet, new_models
 from sotto.objectives import EncoderCtc, Objective, Setting, objectives
+from sotto.speech_trainer import TrainedModel
 from sotto.text import get_normalizer
-from sotto.training import TrainedModel, Training, train
+from sotto.training import Training, train
 from sotto.training_recipe import read_training_recipe, train_by_recipe
 from tones import PITCHES, open_folder, write_folder
 
