@@ -11,6 +11,7 @@ from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs, whole_seconds
 from sotto.methods.gate_decisions import carry_out, decide, left_notes, share_of
+from sotto.methods.gate_start import places_of, start_in_order
 from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
@@ -339,3 +340,46 @@ def test_heads_and_modules_are_open_at_first() -> None:
         assert there.item() > 0.99
         expected = 1.0 if gated.channels > 1 else 0.9
         assert units.item() / gated.units == pytest.approx(expected, abs=0.01)
+
+
+def test_closed_modules_that_still_fit_are_opened_again_by_hand() -> None:
+    """Locations fall from module to module; the third costs too much, the fourth and fifth still fit."""
+    gated = modules_of(recognizer("parakeet"), ("modules",))[:6]
+    prices = (20.0, 20.0, 30.0, 5.0, 6.0, 3.0)
+    costs = GateCosts(tuple(ModuleCost((0.0, 1.0), (0.0, price)) for price in prices), rest=16.0, whole=100.0)
+    gates = Gates([replace(each, units=1) for each in gated], HardConcrete(), 0.9, True)
+    assert gates.of_modules is not None
+    with torch.no_grad():
+        gates.of_modules.copy_(torch.tensor([3.0, 2.5, 1.0, -1.0, -2.0, -3.0]))
+    decisions = decide(gates, costs, 0.69)
+    assert [bool(decision.kept) for decision in decisions] == [True, True, False, True, True, False]
+    assert share_of(decisions, costs) == pytest.approx(0.67)
+    assert decisions[3].module == pytest.approx(torch.sigmoid(torch.tensor(-1.2)).item())
+
+
+def test_locations_begin_in_the_order_of_worth_about_the_target_by_hand() -> None:
+    """Two networks of ten neurons, those of the second worth more; a neuron costs 2 and the rest 60 of 100."""
+    gated = [replace(each, units=10) for each in modules_of(recognizer("parakeet"), ("neurons",)) if each.has_units][:2]
+    costs = GateCosts(tuple(ModuleCost((0.0, 10.0), (0.0, 20.0)) for _ in gated), rest=60.0, whole=100.0)
+    gates = Gates(gated, HardConcrete(), 0.9, False)
+    worths = [torch.arange(10.0, dtype=torch.float64), torch.arange(10.0, 20.0, dtype=torch.float64)]
+    places = places_of(gates, costs, worths)
+    torch.testing.assert_close(torch.cat(places), torch.arange(20.0, dtype=torch.float64) / 20)
+    start_in_order(gates, costs, worths, 0.8)
+    assert costs.share(gates.expected()).item() == pytest.approx(0.8, abs=1e-4)
+    locations = torch.cat(list(gates.of_units)).detach()
+    assert (locations.diff() >= 0).all()
+    assert locations.unique().numel() > 5
+    few, many = (decision.kept for decision in decide(gates, costs, 0.801))
+    assert few == list(range(10 - len(few), 10))
+    assert many == list(range(10 - len(many), 10))
+    assert len(few) <= 1  # at the threshold, a gate is as likely open as closed
+    assert len(few) + len(many) == 10
+
+
+def test_units_that_cost_more_take_more_of_the_order() -> None:
+    gated = [replace(each, units=2) for each in modules_of(recognizer("parakeet"), ("neurons",)) if each.has_units][:2]
+    costs = GateCosts((ModuleCost((0.0, 2.0), (0.0, 60.0)), ModuleCost((0.0, 2.0), (0.0, 20.0))), 20.0, 100.0)
+    gates = Gates(gated, HardConcrete(), 0.9, False)
+    places = places_of(gates, costs, [torch.tensor([4.0, 1.0]).double(), torch.tensor([3.0, 2.0]).double()])
+    torch.testing.assert_close(torch.cat(places), torch.tensor([50.0, 0.0, 40.0, 30.0]).double() / 80)

@@ -23,7 +23,7 @@ from sotto.methods.gate_costs import gate_costs
 from sotto.methods.gated_modules import gated_modules
 from sotto.methods.gates import Gates
 from sotto.methods.hard_concrete import HardConcrete
-from sotto.methods.l0_pruning import L0Objective, kept_costs
+from sotto.methods.l0_pruning import L0Objective, kept_costs, kept_worths
 from sotto.metrics.cost import count_parameters
 from sotto.quantized_layers import QuantizedLinear
 from sotto.recipe import parse_recipe
@@ -50,7 +50,9 @@ def test_the_lagrangian_by_hand() -> None:
     batch = {"labels": torch.tensor([[1, 2, -100]])}
     with torch.no_grad():
         built.multipliers.copy_(torch.tensor([3.0, 7.0]))
-    for step, target in [(0, 1.0), (25, 0.8), (50, 0.6), (100, 0.6)]:
+    first = built.share().item()
+    assert 0.8 < first < 1
+    for step, target in [(0, first), (25, (first + 0.6) / 2), (50, 0.6), (100, 0.6)]:
         built.steps.fill_(step)
         assert built.target() == pytest.approx(target)
         excess = built.share().item() - target
@@ -262,6 +264,23 @@ def test_costs_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert kept_costs(found, gated, config, tmp_path / "work" / "costs.json") == first
 
 
+def test_gates_that_start_by_taylor_are_about_their_target_at_once(clips: Path, tmp_path: Path) -> None:
+    found = recognizer("parakeet")
+    config = L0Pruning(training(3), target=0.6, gate_rate=1e-6, start="taylor", clips=2)
+    context = context_for(clips, tmp_path)
+    gated = list(gated_modules(found.model, ("encoder",), config.gates))
+    costs = gate_costs(found, gated, "parameters")
+    worths = kept_worths(found, gated, costs, config, context)
+    again = kept_worths(recognizer("wav2vec2_conformer"), gated, costs, config, context)  # kept, not found anew
+    for own, other in zip(worths, again, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=0)
+
+    notes = methods.handler(config)(found, config, context)
+
+    assert "the gates learnt to leave 60" in notes[2]
+    assert 0.55 <= count_parameters(found.model).total / count_parameters(recognizer("parakeet").model).total <= 0.6
+
+
 def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
     step = L0Pruning(training(2), target=0.02)
     data = {"train": DataConfig(str(clips / "train")), "validation": DataConfig(str(clips / "validation"))}
@@ -281,6 +300,9 @@ def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
         ({"constraint": "flops", "seconds": 0.0}, "seconds must be positive, found 0"),
         ({"target_warmup": 1.5}, "target_warmup must be between 0 and 1, found 1.5"),
         ({"gates": ()}, "gates and stacks must name at least one each"),
+        ({"clips": 8}, "gates that start open hear no clips before training; leave out clips"),
+        ({"start": "taylor", "clips": 0}, "clips must be at least 1, found 0"),
+        ({"start": "taylor", "gates": ("modules",)}, "gates must name heads, neurons or channels"),
     ],
 )
 def test_settings_are_checked(values: dict[str, Any], message: str) -> None:

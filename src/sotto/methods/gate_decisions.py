@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,7 @@ def decide(gates: Gates, costs: GateCosts, target: float) -> list[Decision]:
     Decisions cost a little more or less than was expected of them, and training may have ended off its target. So all
     locations are moved by one number up to where they cross the target. Modules then stand as just before or just after
     it, and the locations of their units are moved on alone, or back; so then do heads, and neurons and channels, which
-    cost least, fill what is left.
+    cost least, fill what is left. Closed modules that still fit are opened again, the likeliest first.
     """
     most = 4 * gates.distribution.most
 
@@ -60,7 +60,23 @@ def decide(gates: Gates, costs: GateCosts, target: float) -> list[Decision]:
         for modules in crossing(lambda shift: fits(shift, shift, shift))
         for heads in heads_beside(modules)
     ]
-    return max(found, key=lambda decisions: (share_of(decisions, costs) <= target, share_of(decisions, costs)))
+    best = max(found, key=lambda decisions: (share_of(decisions, costs) <= target, share_of(decisions, costs)))
+    return opened_where_fitting(best, gates, costs, target)
+
+
+def opened_where_fitting(
+    decisions: Sequence[Decision], gates: Gates, costs: GateCosts, target: float
+) -> list[Decision]:
+    """`decisions`, and closed modules opened again, by their locations, as long as `target` is not passed."""
+    found = list(decisions)
+    if gates.of_modules is None:
+        return found
+    soft = gates.distribution.gates(gates.of_modules, 4 * gates.distribution.most).tolist()
+    for index in gates.of_modules.argsort(descending=True, stable=True).tolist():
+        if found[index].module == 0:
+            opened = [*found[:index], replace(found[index], module=soft[index]), *found[index + 1 :]]
+            found = opened if share_of(opened, costs) <= target else found
+    return found
 
 
 def around(is_within: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:

@@ -1,37 +1,27 @@
 """Structured pruning by an importance of heads, neurons and channels that is not learnt: what learnt gates must beat.
 
 Magnitude: the mean size of the weights that go with a unit, compared within its module (after Li et al., 2017, who
-prune every layer by itself). Taylor: how much the loss would change, to first order, if what the unit says were scaled,
-for what the unit costs (Michel et al., 2019, eq. 2; Molchanov et al., 2019). The size is that of the mean change over a
-batch of 8 clips; Michel et al. take it for every example.
+prune every layer by itself). Taylor: how much the loss would change, to first order, for what the unit costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from sotto.architectures import Attention, Convolution
-from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer
 from sotto.distribution import found_by_main
 from sotto.errors import SottoError
-from sotto.examples import Example, examples_of
-from sotto.families import evaluating
 from sotto.methods.gate_costs import Constraint, GateCosts, check_seconds, gate_costs
 from sotto.methods.gate_decisions import Decision, around, carry_out, left_notes, share_of
 from sotto.methods.gated_modules import GatedModule, Kind, gated_modules
-from sotto.methods.gates import gated_by
 from sotto.methods.groups import stacks_named
 from sotto.methods.method import StepContext, methods
-from sotto.progress import track
-from sotto.surgery import get_linear, layer_path
+from sotto.methods.unit_importance import first_clips, mean_changes, mean_sizes, worth
 from sotto.text import get_normalizer
-
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,8 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
         sizes = [mean_sizes(recognizer.model, each) for each in gated]
         decisions = largest_of_each(gated, sizes, costs, config.target)
     else:
-        changes = mean_changes(recognizer, gated, examples(recognizer, config, context), context)
+        clips = first_clips(recognizer, config.clips, config.transcripts, context)
+        changes = mean_changes(recognizer, gated, clips, str(context.language))
         decisions = most_important(gated, changes, costs, config.target)
     left = share_of(decisions, costs)
     if left > config.target:
@@ -115,9 +106,7 @@ def most_important(
     gated: Sequence[GatedModule], changes: Sequence[torch.Tensor], costs: GateCosts, target: float
 ) -> list[Decision]:
     """What is kept where all units above one change for their cost are; units without gates always are."""
-    prices = [cost.costs[-1] / each.units for cost, each in zip(costs.modules, gated, strict=True)]
-    values = [own.double() / price for own, price in zip(changes, prices, strict=True)]
-    logs = [own.clamp(min=1e-300).log() for own in values]
+    logs = worth(gated, changes, costs)
 
     def decided(threshold: float) -> list[Decision]:
         return [
@@ -129,56 +118,3 @@ def most_important(
     low, high = float(everything.min()) - 1, float(everything.max()) + 1
     below, _ = around(lambda kept: share_of(decided(-kept), costs) <= target, -high, -low)
     return decided(-below)
-
-
-@torch.no_grad()
-def mean_sizes(model: Any, gated: GatedModule) -> torch.Tensor:
-    """(units,): the mean absolute value of the weights that go with each."""
-    weights = torch.cat([part.abs() for part in weights_of_units(model, gated)], 1)
-    return weights.mean(1)
-
-
-def weights_of_units(model: Any, gated: GatedModule) -> Iterator[torch.Tensor]:
-    """Weights (units, …) of all parts of a module, sorted by unit; no biases."""
-    module, count = gated.module, gated.units
-    if isinstance(module, Convolution):
-        inward, depthwise = (
-            model.get_submodule(layer_path(gated.stack, gated.layer, f"{module.name}.{part}")).weight
-            for part in module.parts[:2]
-        )
-        yield inward.view(2, count, -1).transpose(0, 1).flatten(1)  # GLU's two halves
-        yield depthwise.view(count, -1)
-    else:
-        for name in module.inward if isinstance(module, Attention) else (module.up,):
-            yield get_linear(model, gated.stack, gated.layer, name).weight.view(count, -1)
-    outward = model.get_submodule(gated.outward).weight
-    yield outward.view(outward.shape[0], count, -1).transpose(0, 1).flatten(1)
-
-
-def examples(recognizer: Recognizer, config: ImportancePruning, context: StepContext) -> list[Example]:
-    """Raises SottoError without training clips, or without the recipe's language."""
-    if not context.train or context.language is None:
-        raise SottoError("importance_pruning by taylor needs data.train and language")
-    for source in context.train:
-        source.require_transcripts()
-    written = get_normalizer(config.transcripts)
-    clips = examples_of(context.train, Augmentation(), recognizer.family.longest_seconds, context.seed, written)
-    return [clips[index] for index in range(min(config.clips, len(clips)))]
-
-
-def mean_changes(
-    recognizer: Recognizer, gated: Sequence[GatedModule], clips: list[Example], context: StepContext
-) -> list[torch.Tensor]:
-    """(units,) for every module: the mean over batches of |dL/dz|, L the loss a token and z what scales the unit."""
-    model, family = recognizer.model, recognizer.family
-    collate = family.collator(str(context.language))
-    scales = [torch.ones(each.units, device=model.device, requires_grad=True) for each in gated]
-    totals = [torch.zeros(each.units) for each in gated]
-    starts = range(0, len(clips), BATCH)
-    with evaluating(model), gated_by(model, gated, lambda *_: None, lambda index, _: scales[index]):
-        for start in track(starts, "importance"):
-            batch = {name: tensor.to(model.device) for name, tensor in collate(clips[start : start + BATCH]).items()}
-            _, loss = family.loss(batch, 0.0)
-            changes = torch.autograd.grad(loss / (batch["labels"] >= 0).sum(), scales)
-            totals = [total + change.abs().cpu() for total, change in zip(totals, changes, strict=True)]
-    return [total / len(starts) for total in totals]

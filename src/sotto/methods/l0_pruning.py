@@ -24,12 +24,14 @@ from sotto.examples import IGNORED, Batch
 from sotto.methods.fine_tuning import FineTuning, fine_tune
 from sotto.methods.gate_costs import Constraint, GateCosts, check_seconds, gate_costs
 from sotto.methods.gate_decisions import carry_out, decide, least_share, left_notes, share_of
+from sotto.methods.gate_start import start_in_order
 from sotto.methods.gated_modules import KINDS, GatedModule, Kind, gated_modules
 from sotto.methods.gates import Gates
 from sotto.methods.groups import stacks_named
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.method import StepContext, methods
 from sotto.methods.norm_statistics import renew_statistics
+from sotto.methods.unit_importance import first_clips, mean_changes, worth
 from sotto.objectives import Objective, ParameterGroup
 
 
@@ -50,12 +52,17 @@ class L0Pruning(FineTuning):
     stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
     open_share: float = 0.9
     """how likely a neuron or channel is to be heard at first; modules and heads are open"""
+    start: Literal["open", "taylor"] = "open"
+    """where the gates of units begin: so likely, all of them, or about the target already, those whose loss would do
+    least harm for their cost almost closed"""
+    clips: int = 64
+    """training clips, the first ones, over which that harm is taken"""
     gate_rate: float = 0.02
     """learning rate of gates and multipliers, which stays (CoFi): where it fell with the model's, the multipliers would
     stop before the target is met. A gate that is open has to go 6 to be closed, and goes about this far in a step: few
     steps need a higher rate"""
     target_warmup: float = 0.1
-    """share of the steps over which the target falls from all to `target`"""
+    """share of the steps over which the target falls to `target`"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +77,14 @@ class L0Pruning(FineTuning):
         if self.training.keep != "last":
             raise SottoError(
                 "l0_pruning ends with the last weights, those that the gates are meant for; set keep: last"
+            )
+        if self.start == "open" and self.clips != L0Pruning.clips:
+            raise SottoError("gates that start open hear no clips before training; leave out clips")
+        if self.clips < 1:
+            raise SottoError(f"clips must be at least 1, found {self.clips}")
+        if self.start == "taylor" and self.gates == ("modules",):
+            raise SottoError(
+                "importance is that of units; with start: taylor, gates must name heads, neurons or channels"
             )
         if not self.gates or not self.stacks:
             raise SottoError("gates and stacks must name at least one each")
@@ -90,6 +105,7 @@ class L0Objective(Objective):
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.costs = costs
         self.config = config
+        self.first = max(float(self.share().detach()), config.target)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @contextmanager
@@ -107,10 +123,10 @@ class L0Objective(Objective):
         return self.costs.share(self.gates.expected())
 
     def target(self) -> float:
-        """It falls evenly while it warms up."""
+        """It falls evenly from what the gates leave at first, while it warms up."""
         warmup = self.config.target_warmup * self.config.training.steps
         done = 1.0 if warmup == 0 else min(1.0, int(self.steps) / warmup)
-        return 1.0 + (self.config.target - 1.0) * done
+        return self.first + (self.config.target - self.first) * done
 
     def parameter_groups(self) -> list[ParameterGroup]:
         rate = self.config.gate_rate
@@ -135,6 +151,20 @@ def kept_costs(recognizer: Recognizer, gated: Sequence[GatedModule], config: L0P
     return parse(GateCosts, found, path.name)
 
 
+def kept_worths(
+    recognizer: Recognizer, gated: Sequence[GatedModule], costs: GateCosts, config: L0Pruning, context: StepContext
+) -> list[torch.Tensor]:
+    """What units are worth by their Taylor importance, the same for all processes and after an interruption."""
+
+    def find() -> list[list[float]]:
+        clips = first_clips(recognizer, config.clips, config.transcripts, context)
+        changes = mean_changes(recognizer, gated, clips, str(context.language))
+        return [own.tolist() for own in worth(gated, changes, costs)]
+
+    found = found_once(context.folder / "importance.json", find)
+    return [torch.tensor(own, dtype=torch.float64) for own in found]
+
+
 @methods.register("l0_pruning", L0Pruning)
 def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepContext) -> list[str]:
     """Prune `recognizer` in place. Raises SottoError where the target is below what has no gates."""
@@ -148,6 +178,8 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
             f"l0_pruning: what has no gates is {least:.0%} of the model's {config.constraint}; "
             f"a target of {config.target:g} cannot be reached"
         )
+    if config.start == "taylor":
+        start_in_order(gates, costs, kept_worths(recognizer, gated, costs, config, context), config.target)
     gates.to(recognizer.model.device)
     objective = L0Objective(gates, costs, config)
     wer = fine_tune(recognizer, config, context, context.folder, [objective])

@@ -1,0 +1,48 @@
+"""Where gates begin whose units' worth is known: in that order, and about the target already.
+
+A reconstruction has no say here, this is ours: gates that all begin alike spend most of a short training on finding out
+what a few passes over training clips tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sotto.methods.gate_costs import GateCosts
+from sotto.methods.gate_decisions import around
+from sotto.methods.gates import Gates
+
+SLOPE = 20.0
+"""how far the locations of the cheapest and the dearest unit would be apart; those at the ends are almost decided"""
+
+
+@torch.no_grad()
+def start_in_order(gates: Gates, costs: GateCosts, worths: Sequence[torch.Tensor], target: float) -> None:
+    """Set the locations of units by what they are `worth` (units,), one tensor for each module, all comparable.
+
+    A location rises evenly with the share of all units' cost that is worth less, so that `target` is expected to be
+    left of the whole cost. Locations of modules stay. In place.
+    """
+    places = places_of(gates, costs, worths)
+
+    def begin(shift: float) -> float:
+        for location, place in zip(gates.of_units, places, strict=True):
+            location.copy_(SLOPE * place + shift)
+        gates.clamp()
+        return float(costs.share(gates.expected()))
+
+    reach = SLOPE + gates.distribution.most
+    begin(around(lambda shift: begin(shift) <= target, -reach, reach)[0])
+
+
+def places_of(gates: Gates, costs: GateCosts, worths: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """For each unit that has a gate, the share of the cost of all that have, of those that are worth less: 0 to 1."""
+    chosen = [index for index, place in enumerate(gates.place) if place is not None]
+    prices = [torch.full((gates.gated[i].units,), costs.modules[i].costs[-1] / gates.gated[i].units) for i in chosen]
+    order = torch.cat([worths[index] for index in chosen]).argsort(stable=True)
+    price = torch.cat(prices).double()
+    spent = price[order].cumsum(0) - price[order]
+    places = torch.empty_like(price).index_copy_(0, order, spent / price.sum())
+    return list(places.split([len(each) for each in prices]))
