@@ -3,9 +3,12 @@
     python benchmarks/encoder_gpu.py --batches 1 4 16 --repeats 20
 
 The ranks are those of preset (c), "fast", as LiteASR's Figure 6 (Kamahori et al., 2025) draws them: to two decimals of
-a linear's outputs, so they are taken to the nearest multiple of 16. Measured in bf16 as torch runs it (`eager`),
-captured in a CUDA graph (`graph`) and compiled, then captured (`compile`); models take turns; medians over `--rounds`.
-Without a GPU the script says so and ends.
+a linear's outputs, so they are taken to the nearest multiple of 16, or of 128, where tiles of products are full. Beside
+them stands what narrows everything: half of all heads and neurons. Measured in bf16 as torch runs it (`eager`),
+captured in a CUDA graph (`graph`), compiled, then captured (`compile`), and compiled with kernels for products that
+are tried out and take in what follows (`autotune`). Attention is that of the first of cuDNN, Flash and torch's own
+that runs. Models take turns; medians over `--rounds`. With `--wait FILE` all is compiled, and timed once that file is
+there, when the GPU is idle. Without a GPU the script says so and ends.
 """
 
 from __future__ import annotations
@@ -14,15 +17,19 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from results_file import write_results
 from shapes import factor_at_random, random_whisper
 from sotto.checkpoint import Recognizer
 from sotto.methods.factoring import reduce_layer
+from sotto.methods.gated_modules import KINDS, gated_module
 from sotto.metrics.cost import count_parameters
 from sotto.surgery import get_linear
 
@@ -38,6 +45,9 @@ FIGURE_6 = """
 .16 .11 .46 .35 .18 .74   .21 .14 .44 .39 .19 .76   .21 .15 .44 .36 .17 .78   .21 .14 .34 .36 .16 .57
 """
 """Rank as a share of the outputs, by layer and, within it, by LINEARS."""
+COMPILED = {"compile": None, "autotune": "max-autotune-no-cudagraphs"}
+"""torch.compile's own name of a mode; graphs are captured here"""
+ATTENTIONS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 WHOLE_ABOVE = 0.80
 """Layers whose fc2 is above were left whole: their factors would be larger than the matrix."""
 
@@ -48,7 +58,7 @@ def ranks() -> Iterator[tuple[int, str, float]]:
         yield number // len(LINEARS), LINEARS[number % len(LINEARS)], share
 
 
-def fast(reduced: bool) -> Recognizer:
+def fast(multiple: int = 16, reduced: bool = False) -> Recognizer:
     """The encoder at the published ranks, with random factors; `reduced`: attention in the rank where FLOPs say so."""
     recognizer = random_whisper("large-v3", decoder_layers=1)
     stack = recognizer.architecture.stack("encoder")
@@ -57,29 +67,43 @@ def fast(reduced: bool) -> Recognizer:
         old = get_linear(recognizer.model, stack, index, linear)
         if share > WHOLE_ABOVE:
             continue
-        factor_at_random(recognizer, stack, index, linear, max(16, round(share * old.out_features / 16) * 16))
+        factor_at_random(
+            recognizer, stack, index, linear, max(1, round(share * old.out_features / multiple)) * multiple
+        )
     if reduced:
         for index in range(recognizer.model.config.encoder_layers):
             reduce_layer(recognizer, stack, index, recognizer.model.config.max_source_positions)
     return recognizer
 
 
-def built() -> dict[str, Recognizer]:
-    return {
-        "dense": random_whisper("large-v3", decoder_layers=1),
-        "fast": fast(reduced=False),
-        "fast, reduced attention": fast(reduced=True),
-    }
+def halved() -> Recognizer:
+    """Every second head, and half of the neurons."""
+    recognizer = random_whisper("large-v3", decoder_layers=1)
+    stack = recognizer.architecture.stack("encoder")
+    for index in range(recognizer.model.config.encoder_layers):
+        for gated in (gated_module(recognizer.model, stack, index, module, KINDS) for module in stack.modules):
+            gated.keep(recognizer.model, range(0, gated.units, 2))
+    return recognizer
+
+
+BUILDERS: dict[str, Callable[[], Recognizer]] = {
+    "dense": lambda: random_whisper("large-v3", decoder_layers=1),
+    "fast": fast,
+    "fast, multiples of 128": lambda: fast(multiple=128),
+    "fast, reduced attention": lambda: fast(reduced=True),
+    "half of heads and neurons": halved,
+}
 
 
 def as_run(encoder: nn.Module, features: torch.Tensor, mode: str) -> Callable[[], Any]:
     """The encoder on `features`, warmed up, ready to be timed."""
 
     def run() -> Any:
-        return encoder(features).last_hidden_state
+        with sdpa_kernel(ATTENTIONS, set_priority=True):
+            return encoder(features).last_hidden_state
 
-    if mode == "compile":
-        encoder = torch.compile(encoder, dynamic=False)  # type: ignore[assignment]
+    if mode in COMPILED:
+        encoder = torch.compile(encoder, dynamic=False, mode=COMPILED[mode])  # type: ignore[assignment]
     for _ in range(3):
         run()
     if mode == "eager":
@@ -105,10 +129,8 @@ def seconds(run: Callable[[], Any], repeats: int) -> float:
 
 
 @torch.inference_mode()
-def measured(encoders: dict[str, nn.Module], mode: str, batch: int, rounds: int, repeats: int) -> dict[str, float]:
+def measured(runs: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, float]:
     """Median seconds a pass by encoder, taking turns."""
-    features = torch.randn(batch, 128, 3000, device="cuda", dtype=torch.bfloat16)
-    runs = {name: as_run(encoder, features, mode) for name, encoder in encoders.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -116,28 +138,46 @@ def measured(encoders: dict[str, nn.Module], mode: str, batch: int, rounds: int,
     return {name: statistics.median(found) for name, found in times.items()}
 
 
+@torch.inference_mode()
+def prepared(encoder: nn.Module, mode: str, batch: int) -> Callable[[], Any]:
+    torch.compiler.reset()
+    return as_run(encoder, torch.randn(batch, 128, 3000, device="cuda", dtype=torch.bfloat16), mode)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--modes", nargs="+", default=["eager", "graph", "compile"])
+    parser.add_argument(
+        "--modes", nargs="+", choices=["eager", "graph", *COMPILED], default=["eager", "graph", "compile"]
+    )
+    parser.add_argument("--encoders", nargs="+", choices=BUILDERS, default=[*BUILDERS])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--wait", type=Path, help="a file, before which nothing is timed")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("no GPU here: nothing to measure")
-    recognizers = built()
-    parameters = {name: count_parameters(each.model).encoder for name, each in recognizers.items()}
-    encoders = {name: each.model.model.encoder.to("cuda", torch.bfloat16) for name, each in recognizers.items()}
+    parameters, runs = {}, {}
+    for name in arguments.encoders:
+        recognizer = BUILDERS[name]()
+        parameters[name] = count_parameters(recognizer.model).encoder
+        encoder = recognizer.model.model.encoder.to("cuda", torch.bfloat16)
+        for mode, batch in product(arguments.modes, arguments.batches):
+            runs[mode, batch, name] = prepared(encoder, mode, batch)
+            print(f"{mode}, {batch}, {name}: ready", flush=True)
+    while arguments.wait is not None and not arguments.wait.exists():
+        time.sleep(0.2)
     rows = []
-    for mode in arguments.modes:
-        for batch in arguments.batches:
-            times = measured(encoders, mode, batch, arguments.rounds, arguments.repeats)
-            for name, each in times.items():
-                speedup = times["dense"] / each
-                rows.append({"mode": mode, "batch": batch, "encoder": name, "seconds": each, "speedup": speedup})
-                print(f"| {mode} | {batch} | {name} | {1000 * each:.2f} ms | {speedup:.2f}x |", flush=True)
-            torch.compiler.reset()
-    print(write_results("encoder-gpu", {"settings": vars(arguments), "parameters": parameters, "rows": rows}))
+    for mode, batch in product(arguments.modes, arguments.batches):
+        times = measured(
+            {name: runs[mode, batch, name] for name in arguments.encoders}, arguments.rounds, arguments.repeats
+        )
+        for name, each in times.items():
+            speedup = times["dense"] / each if "dense" in times else None
+            rows.append({"mode": mode, "batch": batch, "encoder": name, "seconds": each, "speedup": speedup})
+            print(rows[-1], flush=True)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    print(write_results("encoder-gpu", {"settings": settings, "parameters": parameters, "rows": rows}))
 
 
 if __name__ == "__main__":
