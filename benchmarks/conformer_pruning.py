@@ -85,12 +85,13 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
     )  # what is known need not be learnt
     after_few = bench.fine_tuning(seed + 1, distilled, steps=arguments.steps)
 
-    def from_taylor(target: float) -> list[Any]:
+    def from_taylor(target: float, constraint: Constraint = "parameters") -> list[Any]:
         start: dict[str, Any] = {"start": "taylor", "gate_rate": arguments.gate_rate / 4, **bench.learnt}
-        return [L0Pruning(few, (LayerwiseDistillation(),), target=target, **start)]
+        return [L0Pruning(few, (LayerwiseDistillation(),), target=target, constraint=constraint, **start)]
 
     found = {
         "L0 from Taylor and distillation": Way(from_taylor, after_few),
+        "L0 from Taylor and distillation, latency": Way(partial(from_taylor, constraint="latency"), after_few),
         "L0 and distillation": Way(gates(LayerwiseDistillation()), after_taught),
         "L0 without distillation": Way(gates(), after),
         "L0 and distillation, modules only": Way(gates(LayerwiseDistillation(), gates=("modules",)), after_taught),

@@ -348,6 +348,8 @@ def gated(folder: Path) -> dict[str, torch.Tensor]:
         Training(precision="bf16", **settings),
         (LayerwiseDistillation(),),
         target=0.7,
+        start="taylor",
+        clips=4,
         gate_rate=0.5,
         transcripts_from=str(folder / "dense"),
     )

@@ -71,7 +71,7 @@ def test_the_change_of_the_loss_is_what_scaling_a_unit_does(clips: Path) -> None
     found = recognizer("parakeet")
     gated = modules_of(found)
     context = StepContext(Path(), train=(open_data(DataConfig(str(clips)), sampling_rate=16_000),), language="en")
-    batch = first_clips(found, 3, "none", context)
+    batch = first_clips(found, context.train, 3, "none", context.seed)
     assert len(batch) == 3
     changes = mean_changes(found, gated, batch, "en")
     collated = found.family.collator("en")(batch)
@@ -180,5 +180,5 @@ def test_settings_are_checked(values: dict[str, Any], message: str) -> None:
 def test_what_cannot_be_is_said(clips: Path) -> None:
     with pytest.raises(SottoError, match=r"what stays in any case is \d+% of the model's parameters"):
         compress(recognizer("parakeet"), ImportancePruning(0.01), language="en")
-    with pytest.raises(SottoError, match=r"importance by taylor needs data.train and language"):
+    with pytest.raises(SottoError, match=r"importance_pruning by taylor needs data.train and language"):
         compress(recognizer("parakeet"), ImportancePruning(0.5, by="taylor"), language="en")

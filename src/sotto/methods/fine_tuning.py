@@ -72,9 +72,8 @@ def fine_tune(
 
     Raises SottoError without training or validation clips, or without the recipe's language.
     """
-    if not context.train or context.validation is None or context.language is None:
-        raise SottoError("fine-tuning needs data.train, data.validation and language")
-    sources = transcribed_sources(config, context, context.language, folder)
+    language, validation = heard(context)
+    sources = transcribed_sources(config, context, folder)
     family = recognizer.family
     seconds, seed = family.longest_seconds, config.training.seed
     written = get_normalizer(config.transcripts)
@@ -83,8 +82,8 @@ def fine_tune(
         family,
         config.training,
         training_data=examples_of(sources, config.augmentation, seconds, seed, written),
-        validation_data=ClipExamples(context.validation, Augmentation(), seconds, seed),
-        language=context.language,
+        validation_data=ClipExamples(validation, Augmentation(), seconds, seed),
+        language=language,
         normalizer=context.normalizer,
         folder=folder,
         objectives=[*(objectives.handler(term)(term, setting) for term in config.objectives), *more_objectives],
@@ -93,10 +92,16 @@ def fine_tune(
     return kept_wer(log, config.training.keep)
 
 
-def transcribed_sources(
-    config: FineTuning, context: StepContext, language: str, folder: Path
-) -> tuple[ClipSource, ...]:
+def heard(context: StepContext) -> tuple[str, ClipSource]:
+    """The language and the validation clips. Raises SottoError where they, or training clips, are missing."""
+    if not context.train or context.validation is None or context.language is None:
+        raise SottoError("fine-tuning needs data.train, data.validation and language")
+    return context.language, context.validation
+
+
+def transcribed_sources(config: FineTuning, context: StepContext, folder: Path) -> tuple[ClipSource, ...]:
     """The training clips with the transcripts that are learnt. Raises SottoError where a folder has none."""
+    language, _ = heard(context)
     if config.transcripts_from is None:
         for source in context.train:
             source.require_transcripts()

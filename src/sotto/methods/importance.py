@@ -67,8 +67,7 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
         sizes = [mean_sizes(recognizer.model, each) for each in gated]
         decisions = largest_of_each(gated, sizes, costs, config.target)
     else:
-        clips = first_clips(recognizer, config.clips, config.transcripts, context)
-        changes = mean_changes(recognizer, gated, clips, str(context.language))
+        changes = changes_of_loss(recognizer, gated, config, context)
         decisions = most_important(gated, changes, costs, config.target)
     left = share_of(decisions, costs)
     if left > config.target:
@@ -100,6 +99,18 @@ def largest(values: torch.Tensor, share: float) -> torch.Tensor:
     kept = torch.zeros_like(values)
     kept[values.topk(max(1, round(share * len(values)))).indices] = 1
     return kept
+
+
+def changes_of_loss(
+    recognizer: Recognizer, gated: Sequence[GatedModule], config: ImportancePruning, context: StepContext
+) -> list[torch.Tensor]:
+    """Raises SottoError without training clips, their transcripts, or the recipe's language."""
+    if not context.train or context.language is None:
+        raise SottoError("importance_pruning by taylor needs data.train and language")
+    for source in context.train:
+        source.require_transcripts()
+    clips = first_clips(recognizer, context.train, config.clips, config.transcripts, context.seed)
+    return mean_changes(recognizer, gated, clips, context.language)
 
 
 def most_important(

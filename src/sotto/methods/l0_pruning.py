@@ -21,7 +21,7 @@ from sotto.configuration import parse, to_plain
 from sotto.distribution import found_once
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
-from sotto.methods.fine_tuning import FineTuning, fine_tune
+from sotto.methods.fine_tuning import FineTuning, fine_tune, heard, transcribed_sources
 from sotto.methods.gate_costs import Constraint, GateCosts, check_seconds, gate_costs
 from sotto.methods.gate_decisions import carry_out, decide, least_share, left_notes, share_of
 from sotto.methods.gate_start import start_in_order
@@ -155,10 +155,12 @@ def kept_worths(
     recognizer: Recognizer, gated: Sequence[GatedModule], costs: GateCosts, config: L0Pruning, context: StepContext
 ) -> list[torch.Tensor]:
     """What units are worth by their Taylor importance, the same for all processes and after an interruption."""
+    language, _ = heard(context)
+    sources = transcribed_sources(config, context, context.folder)
 
     def find() -> list[list[float]]:
-        clips = first_clips(recognizer, config.clips, config.transcripts, context)
-        changes = mean_changes(recognizer, gated, clips, str(context.language))
+        clips = first_clips(recognizer, sources, config.clips, config.transcripts, context.seed)
+        changes = mean_changes(recognizer, gated, clips, language)
         return [own.tolist() for own in worth(gated, changes, costs)]
 
     found = found_once(context.folder / "importance.json", find)

@@ -15,13 +15,12 @@ import torch
 from sotto.architectures import Attention, Convolution
 from sotto.augmentation import Augmentation
 from sotto.checkpoint import Recognizer
-from sotto.errors import SottoError
+from sotto.data import ClipSource
 from sotto.examples import Example, examples_of
 from sotto.families import evaluating
 from sotto.methods.gate_costs import GateCosts
 from sotto.methods.gated_modules import GatedModule
 from sotto.methods.gates import gated_by
-from sotto.methods.method import StepContext
 from sotto.progress import track
 from sotto.surgery import get_linear, layer_path
 from sotto.text import get_normalizer
@@ -53,17 +52,11 @@ def weights_of_units(model: Any, gated: GatedModule) -> Iterator[torch.Tensor]:
     yield outward.view(outward.shape[0], count, -1).transpose(0, 1).flatten(1)
 
 
-def first_clips(recognizer: Recognizer, count: int, transcripts: str, context: StepContext) -> list[Example]:
-    """The first training clips, with what the normaliser named `transcripts` makes of theirs.
-
-    Raises SottoError without training clips, or without the recipe's language.
-    """
-    if not context.train or context.language is None:
-        raise SottoError("importance by taylor needs data.train and language")
-    for source in context.train:
-        source.require_transcripts()
-    written = get_normalizer(transcripts)
-    clips = examples_of(context.train, Augmentation(), recognizer.family.longest_seconds, context.seed, written)
+def first_clips(
+    recognizer: Recognizer, sources: Sequence[ClipSource], count: int, transcripts: str, seed: int
+) -> list[Example]:
+    """The first clips, with what the normaliser named `transcripts` makes of their transcripts."""
+    clips = examples_of(sources, Augmentation(), recognizer.family.longest_seconds, seed, get_normalizer(transcripts))
     return [clips[index] for index in range(min(count, len(clips)))]
 
 
