@@ -36,7 +36,7 @@ def test_results_are_not_mixed_with_those_of_another_recipe_base_or_data(tmp_pat
     claim(folder)
     with pytest.raises(SottoError, match="holds a run of another recipe; name a new folder"):
         claim(folder, "steps: 2")
-    with pytest.raises(SottoError, match="holds a run of another base, or of other data; name a new folder") as refused:
+    with pytest.raises(SottoError, match="run of another base or teacher, or of other data; name a new") as refused:
         claim(folder, inputs={"base": "a", "test": "c"})
     assert (folder / result).is_file()
     claim(folder)

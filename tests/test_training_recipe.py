@@ -311,13 +311,13 @@ def test_a_clip_in_both_roles_is_an_error(tmp_path: Path, clips: Path) -> None:
 def test_a_new_model_is_trained_as_the_recipe_says(tmp_path: Path, clips: Path) -> None:
     spliced = data(splicing={"maximum": 2, "strings": 6, "lead_seconds": [0.0, 0.1]}, validation_strings=3)
     recipe = read_training_recipe(write(tmp_path, data=spliced))
-    model, processor, log = run_training(recipe, tmp_path, tmp_path / "run", no_base)
+    model, processor, log = run_training(recipe, tmp_path, tmp_path / "run", no_base, {})
     assert model.config.d_model == 16
     assert model.config.max_source_positions == 50
     assert len(processor.tokenizer.encode(" three", add_special_tokens=False)) == 1  # learnt from the transcripts
     assert [entry["step"] for entry in log if "eval_wer" in entry] == [2]
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-2").is_dir()
-    again, _, _ = run_training(recipe, tmp_path, tmp_path / "another", no_base)
+    again, _, _ = run_training(recipe, tmp_path, tmp_path / "another", no_base, {})
     for name, parameter in model.state_dict().items():
         np.testing.assert_allclose(again.state_dict()[name].numpy(), parameter.numpy(), atol=1e-6, err_msg=name)
 
@@ -332,6 +332,16 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path, clips: Path) -> N
     other = read_training_recipe(write(tmp_path, training={"steps": 3, "batch_size": 2, "workers": 0}))
     with pytest.raises(SottoError, match="holds a run of another recipe"):
         train_by_recipe(other, tmp_path, folder)
+
+
+def test_clips_and_checkpoints_of_the_same_name_are_told_apart(tmp_path: Path, clips: Path) -> None:
+    folder, base = tmp_path / "run", tmp_path / "base"
+    Recognizer(*tiny_whisper()).save(base)
+    recipe = read_training_recipe(write(tmp_path, new=None, base="base"))
+    train_by_recipe(recipe, tmp_path, folder)
+    Recognizer(*tiny_whisper(seed=5)).save(base)
+    with pytest.raises(SottoError, match="holds a run of another base or teacher, or of other data"):
+        train_by_recipe(recipe, tmp_path, folder)
 
 
 def no_base(name: str) -> Any:
@@ -375,6 +385,7 @@ def test_a_new_model_has_the_vocabulary_of_a_checkpoint(tmp_path: Path, clips: P
             tmp_path,
             tmp_path / "again",
             lambda name: load(tmp_path / name),
+            {},
         )
 
 
@@ -397,6 +408,7 @@ def test_weights_that_hardly_fit_are_refused(tmp_path: Path, clips: Path) -> Non
             tmp_path,
             tmp_path / "run",
             lambda name: recognizer,
+            {},
         )
     with pytest.raises(SottoError, match="weights_from is for a new model"):
         read_training_recipe(write(tmp_path, new=None, base="some/whisper", weights_from="other"))
@@ -412,7 +424,7 @@ def test_a_base_is_opened_and_trained(tmp_path: Path, clips: Path) -> None:
         return Recognizer(model, processor)
 
     recipe = read_training_recipe(write(tmp_path, new=None, base="some/whisper"))
-    found, _, _ = run_training(recipe, tmp_path, tmp_path / "run", load)
+    found, _, _ = run_training(recipe, tmp_path, tmp_path / "run", load, {})
     assert opened == ["some/whisper"]
     assert found is model
     assert (model.model.encoder.conv1.weight - before).abs().max() > 0
@@ -421,5 +433,5 @@ def test_a_base_is_opened_and_trained(tmp_path: Path, clips: Path) -> None:
 def test_a_language_that_the_model_has_not_is_refused(tmp_path: Path, clips: Path) -> None:
     recipe = read_training_recipe(write(tmp_path, language="de"))
     with pytest.raises(SottoError, match="the model has no language 'de'"):
-        run_training(recipe, tmp_path, tmp_path / "run", no_base)
+        run_training(recipe, tmp_path, tmp_path / "run", no_base, {})
     assert not (tmp_path / "run").exists()

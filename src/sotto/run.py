@@ -38,12 +38,13 @@ from sotto.methods import StepContext, methods
 from sotto.metrics.errors import ErrorReport, compare
 from sotto.metrics.speed import LatencyReport, machine
 from sotto.model_card import model_card
+from sotto.named_checkpoints import checkpoints_in, digest_of_weights, local_or_hub, mark_of
 from sotto.opening import cost_of, open_model
 from sotto.recipe import Recipe, recipe_as_yaml
 from sotto.report import write_report
 from sotto.report.numbers import ModelNumbers, RunNumbers
 from sotto.run_folder import claimed, write_text
-from sotto.run_inputs import base_of, check_needs, digest_of_weights, local_or_hub, open_sources, open_train
+from sotto.run_inputs import base_of, check_needs, open_sources, open_train
 from sotto.text import Normalizer, get_normalizer
 
 NUMBERS = "numbers.json"
@@ -99,10 +100,15 @@ def carry_out(recipe: Recipe, root: Path, folder: Path, say: Callable[[str], Non
 
 
 def inputs_of(run: Run, recognizer: Recognizer) -> dict[str, str]:
-    """What tells base and data from others of the same name: a base that was trained again, a corrected transcript."""
+    """What tells base, teachers and data from others of the same name: one trained again, a corrected transcript.
+
+    Raises SottoError where a checkpoint that a step names cannot be opened.
+    """
     assert recognizer.folder is not None
+    named = dict.fromkeys(name for step in run.recipe.steps for name in checkpoints_in(step))
     return {
         "base": digest_of_weights(recognizer.folder),
+        **{name: mark_of(local_or_hub(name, run.root)) for name in named},
         **{role: fingerprint(source) for role, source in run.sources.items()},
         **({"train": " ".join(map(fingerprint, run.train))} if run.train else {}),
     }

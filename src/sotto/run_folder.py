@@ -22,7 +22,7 @@ RESULTS = ("steps/[1-9]*/numbers.json", "checkpoints/checkpoint-*", "steps/[1-9]
 def claimed(folder: Path, recipe: str, inputs: Mapping[str, str]) -> Iterator[None]:
     """Make the folder, or go on in one that holds a run of the very same resolved recipe (YAML) and inputs.
 
-    `inputs` says for base and data what tells them from others. A run that got no further than its base is begun anew.
+    `inputs` says for checkpoints and data what tells them from others. A run without results yet is begun anew.
     Raises SottoError where the folder holds anything else, is in use by another process, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
@@ -54,7 +54,7 @@ def begin(folder: Path, texts: Mapping[str, str]) -> None:
     changed = [name for name, text in texts.items() if not holds(folder / name, text)]
     if changed:
         if any(path for pattern in RESULTS for path in folder.glob(pattern)):
-            what = "recipe" if "recipe.yaml" in changed else "base, or of other data"
+            what = "recipe" if "recipe.yaml" in changed else "base or teacher, or of other data"
             raise SottoError(f"{folder} holds a run of another {what}; name a new folder, or remove this one")
         shutil.rmtree(folder / "steps", ignore_errors=True)
     for name in changed:

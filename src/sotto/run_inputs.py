@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
 from sotto.errors import SottoError
 from sotto.methods import methods
+from sotto.named_checkpoints import local_or_hub
 from sotto.recipe import Recipe
 
 ROLES = ("calibration", "validation", "test")
-MEGABYTE = 2**20
 
 
 def check_needs(recipe: Recipe) -> None:
@@ -28,11 +27,6 @@ def check_needs(recipe: Recipe) -> None:
 def base_of(recipe: Recipe, root: Path) -> str | Path:
     """A folder relative to the recipe where there is one, else the id of a checkpoint on the hub."""
     return local_or_hub(recipe.base, root)
-
-
-def local_or_hub(name: str, root: Path) -> str | Path:
-    local = root / Path(name).expanduser()
-    return local if local.exists() else name
 
 
 def open_sources(recipe: Recipe, root: Path, sampling_rate: int) -> dict[str, ClipSource]:
@@ -57,15 +51,3 @@ def open_train(
     for source in found:
         check_disjoint({**others, "train": source})
     return found
-
-
-def digest_of_weights(folder: Path) -> str:
-    """Of the size and both ends of every file of weights; large ones are not read whole."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            first = file.read(MEGABYTE)
-            file.seek(max(0, size - MEGABYTE))
-            digest.update(repr((path.name, size)).encode() + first + file.read())
-    return digest.hexdigest()

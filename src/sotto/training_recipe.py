@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,12 +17,13 @@ from transformers import PreTrainedModel
 from sotto.augmentation import Augmentation, Splicing
 from sotto.checkpoint import DTYPES, Recognizer, load, save
 from sotto.configuration import nearest, parse, read_yaml, to_plain
-from sotto.data import ClipSource, DataConfig, check_disjoint, open_data
+from sotto.data import ClipSource, DataConfig, check_disjoint, fingerprint, open_data
 from sotto.data.hub import HubListing
 from sotto.distribution import processes
 from sotto.errors import SottoError
 from sotto.examples import ClipExamples, SplicedExamples, examples_of
 from sotto.families import family_of
+from sotto.named_checkpoints import checkpoints_in, local_or_hub, mark_of
 from sotto.new_models import new_models
 from sotto.objectives import Setting, objectives
 from sotto.run_folder import claimed
@@ -182,8 +183,10 @@ def run_training(
     root: Path,
     folder: Path,
     opened: Callable[[str], Recognizer],
+    inputs: Mapping[str, str],
 ) -> tuple[PreTrainedModel, Any, list[dict[str, float]]]:
-    """Train in `folder`/checkpoints, going on from the last of them if there is one. `opened` opens a checkpoint.
+    """Train in `folder`/checkpoints, going on from the last of them if there is one. `opened` opens a checkpoint;
+    `inputs`: what tells the run's checkpoints and clips from others of the same name.
 
     Returns the model, its processor and the log.
     """
@@ -202,7 +205,7 @@ def run_training(
     main = processes().is_main_process
     with family.window(recipe.data.window_seconds):
         data = build_data(recipe.data, root, family.longest_seconds, recipe.training.seed)
-        with claimed(folder, training_recipe_as_yaml(recipe), {}) if main else nullcontext():
+        with claimed(folder, training_recipe_as_yaml(recipe), inputs) if main else nullcontext():
             processes().wait_for_everyone()
             log = train(
                 family,
@@ -215,6 +218,16 @@ def run_training(
                 objectives=terms,
             )
     return model, processor, log
+
+
+def inputs_of(recipe: TrainingRecipe, root: Path) -> dict[str, str]:
+    """What tells checkpoints and clips from others of the same name."""
+    teachers = (name for term in recipe.objectives for name in checkpoints_in(term))
+    named = [recipe.base, recipe.vocabulary_from, recipe.weights_from, *teachers]
+    marks = {name: mark_of(local_or_hub(name, root)) for name in dict.fromkeys(named) if name}
+    clips = [*recipe.data.folders, *([recipe.data.validation] if recipe.data.validation is not None else [])]
+    sources = [open_data(each, sampling_rate=SAMPLING_RATE, root=root) for each in clips]
+    return marks | {"data": " ".join(map(fingerprint, sources))}
 
 
 def build_new(recipe: TrainingRecipe, root: Path, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
@@ -244,10 +257,9 @@ def train_by_recipe(recipe: TrainingRecipe, root: Path, folder: Path, dtype: str
         raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
 
     def opened(name: str) -> Recognizer:
-        local = root / Path(name).expanduser()
-        return load(local if local.exists() else name)
+        return load(local_or_hub(name, root))
 
-    model, processor, log = run_training(recipe, root, folder, opened)
+    model, processor, log = run_training(recipe, root, folder, opened, inputs_of(recipe, root))
     state = processes()
     if state.is_main_process:
         save(Recognizer(model, processor), folder / "model", dtype=dtype)

@@ -147,6 +147,31 @@ def test_a_recipe_prunes_and_recovers_and_goes_on_after_the_gates(clips: Path, t
     torch.testing.assert_close(scores(load(run / "model")), scores(after), rtol=1e-4, atol=1e-4)
 
 
+def test_a_teacher_is_looked_for_before_any_work_and_told_from_another_of_its_name(clips: Path, tmp_path: Path) -> None:
+    recognizer("parakeet").save(tmp_path / "dense")
+    settings = {"batch_size": 2, "workers": 0, "steps": 1, "evaluate_every": 1}
+    values: dict[str, Any] = {
+        "base": "dense",
+        "language": "en",
+        "data": {role: {"path": str(clips / role)} for role in ("train", "validation")},
+        "steps": [
+            {"fine_tuning": {"objectives": [{"layerwise_distillation": {"teacher": "sage"}}], "training": settings}}
+        ],
+    }
+    recipe = parse_recipe(values, "recipe.yaml")
+    with pytest.raises(SottoError, match=r"sage: no such folder"):
+        run_recipe(recipe, tmp_path, tmp_path / "run", print)
+    assert not (tmp_path / "run").exists()
+    recognizer("parakeet").save(tmp_path / "sage")
+    run_recipe(recipe, tmp_path, tmp_path / "run", print)
+    other = recognizer("parakeet")
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1.0)
+    other.save(tmp_path / "sage")
+    with pytest.raises(SottoError, match="holds a run of another base or teacher"):
+        run_recipe(recipe, tmp_path, tmp_path / "run", print)
+
+
 def test_training_moves_gates_and_multipliers_as_far_as_their_rate_says(clips: Path, tmp_path: Path) -> None:
     found = recognizer("parakeet")
     config = L0Pruning(
