@@ -125,7 +125,8 @@ def gains_nothing(runtime: Runtime, model: Recognizer) -> bool:
     changes = {change for change, _ in changes_of(model.structure)}
     if runtime.to == "whisper.cpp":
         return bool(changes - {FEWER_LAYERS})
-    return runtime.to in ORDER and any(outcome(change, runtime.to) is Outcome.FILLED for change in changes)
+    filled = [outcome(change, runtime.to) is Outcome.FILLED for change in changes if runtime.to in ORDER]
+    return bool(filled) and all(filled)
 
 
 def write(model: Recognizer, row: Row, clips: Sequence[Clip]) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -19,12 +20,12 @@ from recognizers import recognizer as of_architecture
 from sotto.checkpoint import load
 from sotto.data import DataConfig, open_data
 from sotto.errors import NotAcceptedError, SottoError
-from sotto.exports import clips_of
 from sotto.exports.record import read_record
 from sotto.metrics.cost import count_parameters
 from sotto.recipe import Recipe, parse_recipe
 from sotto.report.numbers import RunNumbers
 from sotto.run import carry_out
+from sotto.run_inputs import check_needs
 
 
 @pytest.fixture(scope="module")
@@ -123,20 +124,22 @@ def run_of(data: Path, folder: Path, role: str, *exports: object, model: Path = 
     return sotto.run.Run(recipe(data, export=list(exports)), data, folder, {role: source}, (), print)
 
 
-@pytest.mark.parametrize("role", ["calibration", "test"])
-def test_exports_are_calibrated_on_calibration_clips_or_bundled_ones(
-    role: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_exports_are_calibrated_on_calibration_clips_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never on those that errors are measured on."""
-    run = run_of(data, tmp_path, role, {"openvino": {"precision": "int8-calibrated"}})
-    expected = run.sources["calibration"] if role == "calibration" else clips_of(None, load(MODEL), 64)
+    """Never on those that errors are measured on, nor on bundled ones of other speech."""
+    calibrated = {"openvino": {"precision": "int8-calibrated"}}
+    run = run_of(data, tmp_path, "calibration", calibrated)
     written = Mock()
     monkeypatch.setattr("sotto.run.export_on", written)
     written.return_value.notes = ()
     sotto.run.write_exports(run)
     _, _, to, precision, clips = written.call_args.args
     assert (to, precision) == ("openvino", "int8-calibrated")
-    assert [each.name for each in clips] == [each.name for each in expected]
+    assert [each.name for each in clips] == [each.name for each in run.sources["calibration"]]
+    bare = replace(run.recipe, data=replace(run.recipe.data, calibration=None), steps=())
+    with pytest.raises(SottoError, match=r"openvino-int8-calibrated takes its scales from data\.calibration"):
+        check_needs(bare)
 
 
 def test_a_recipe_is_exported_to_graphs(data: Path, tmp_path: Path) -> None:

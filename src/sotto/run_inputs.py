@@ -15,13 +15,16 @@ ROLES = ("calibration", "validation", "test")
 
 
 def check_needs(recipe: Recipe) -> None:
-    """Raises SottoError where a step needs a data role that the recipe does not give."""
+    """Raises SottoError where a step or an export needs a data role that the recipe does not give."""
     for step in recipe.steps:
         for role in getattr(step, "needs", ()):
             if getattr(recipe.data, role) is None:
                 raise SottoError(f"{methods.name_of(step)} needs data.{role}; give it a folder of audio")
             if role == "train" and recipe.language is None:
                 raise SottoError(f"{methods.name_of(step)} trains, and needs the language of the clips; give language")
+    for each in recipe.export:
+        if each.needs_calibration and recipe.data.calibration is None:
+            raise SottoError(f"export: {each.name} takes its scales from data.calibration; give it a folder of audio")
 
 
 def base_of(recipe: Recipe, root: Path) -> str | Path:

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from digits import CLIPS, MODEL
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.exports import export
+from sotto.exports.targets import Target
+from sotto.exports.verification import Agreement
 from tones import write_folder
 
 
@@ -65,3 +69,43 @@ def test_a_failed_export_leaves_everything_as_it_was(
         export(recognizer, place, to="transformers", audio=clips, language="en")
     assert contents(tmp_path) == before
     assert {path for path in tmp_path.rglob("*") if path.is_dir()} == folders
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "sherpa-onnx", "ctranslate2"])
+def test_a_wrong_graph_is_not_taken_for_rounding(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an attention, scores differ by less than 8 bits may explain: the same is proved without rounding."""
+    as_it_is = Target.write
+
+    def damaged(target: Target, model: Recognizer, folder: Path, precision: str, clips: Any) -> tuple[str, ...]:
+        wrong = model.copy()
+        with torch.no_grad():
+            wrong.model.model.decoder.layers[0].self_attn.out_proj.weight.mul_(0.9)
+        return as_it_is(target, wrong, folder, precision, clips)
+
+    monkeypatch.setattr(Target, "write", damaged)
+    with pytest.raises(SottoError, match="the export does not compute what the model computes"):
+        export(MODEL, tmp_path / "out", to=to, precision="int8", audio=CLIPS / "calibration")
+    assert not list(tmp_path.iterdir())
+
+
+def test_scales_of_what_is_multiplied_are_not_taken_from_bundled_clips(tmp_path: Path) -> None:
+    with pytest.raises(SottoError, match="takes its scales from speech like that which it will hear; name it with"):
+        export(MODEL, tmp_path / "out", to="openvino", precision="int8-calibrated")
+
+
+def test_clips_that_prove_an_export_are_not_those_that_gave_its_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[list[str]] = []
+    monkeypatch.setattr(
+        "sotto.exports.exporting.windows", lambda _, clips: heard.append([each.name for each in clips]) or []
+    )
+    monkeypatch.setattr("sotto.exports.exporting.by_model", lambda *_: None)
+    monkeypatch.setattr("sotto.exports.exporting.by_export", lambda *_: None)
+    monkeypatch.setattr("sotto.exports.exporting.agreement", lambda *_: Agreement(4, 0.0, 0.0, 0))
+    monkeypatch.setattr(Target, "write", lambda _self, _model, _folder, _precision, clips: tuple(c.name for c in clips))
+    monkeypatch.setattr(Target, "read", lambda *_: None)
+    found = export(MODEL, tmp_path / "out", to="openvino", precision="int8-calibrated", audio=CLIPS / "test")
+    assert len(found.notes) > 0
+    assert not set(found.notes) & set(heard[0])
+    assert heard[0] == heard[1]  # without rounding, and with it

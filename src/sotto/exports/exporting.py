@@ -21,7 +21,8 @@ from sotto.structure import check as check_structure
 from sotto.structure import from_json, to_json
 
 CLIPS = 4  # that an export is compared on
-CALIBRATION_CLIPS = 64  # at most, for scales of what is multiplied
+CALIBRATION_CLIPS = 64  # at most and others, for scales of what is multiplied
+EXACT = "float32"
 
 
 def export(
@@ -36,10 +37,12 @@ def export(
     """Write `model` for the runtime `to`, where `folder` is, and say how near the export is to the model.
 
     It is opened in its own runtime and compared with the model on four of the clips of `audio` (bundled ones where
-    none are named); a precision that needs calibration takes up to 64 of them. Raises SottoError, and leaves nothing,
-    where it computes something else, or where the target does not take the model.
+    none are named); a precision that needs calibration takes up to 64 others of `audio`, which it needs. What is
+    rounded is proved in float32 first. Raises SottoError, and leaves nothing, where it computes something else, or
+    where the target does not take the model.
     """
-    target_named(to, precision)  # before anything is loaded
+    if precision in target_named(to, precision).calibrated and audio is None:  # before anything is loaded
+        raise SottoError(f"{precision} takes its scales from speech like that which it will hear; name it with audio")
     recognizer = model if isinstance(model, Recognizer) else load(model, device="cpu")
     recognizer = replace(recognizer, language=language or recognizer.language)
     clips = clips_of(audio, recognizer, clips_needed(to, precision))
@@ -58,7 +61,8 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     reference = replace(recognizer, model=floating_copy(recognizer))
     try:
         with partial_folder(place.resolve()) as partial:
-            notes = target.write(reference, partial, precision, clips)
+            exact = proved_before_rounding(reference, clips, place, to) if precision != EXACT else None
+            notes = target.write(reference, partial, precision, clips[CLIPS:] or clips)
             found = compared(reference, clips[:CLIPS], partial, place, to, precision)
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(
@@ -71,6 +75,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
                 decoder_tokens=cost.decoder_tokens,
                 window_seconds=recognizer.window_seconds,
                 agreement=found,
+                before_rounding=exact,
                 sotto=version("sotto"),
                 notes=notes,
             )
@@ -79,6 +84,15 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     except OSError as error:
         raise SottoError(f"{place}: cannot be written ({error.strerror or error}); nothing was left there") from error
     return record
+
+
+def proved_before_rounding(reference: Recognizer, clips: Sequence[Clip], place: Path, to: str) -> Agreement:
+    """How near the same export is without rounding, which hides what a wrong graph does; nothing is kept of it."""
+    with partial_folder(place.resolve()) as partial:
+        TARGETS[to].write(reference, partial, EXACT, ())
+        found = compared(reference, clips[:CLIPS], partial, place, to, EXACT)
+    check(found, EXACT)
+    return found
 
 
 def compared(
@@ -97,7 +111,7 @@ def compared(
 
 def clips_needed(to: str, precision: str) -> int:
     """How many clips are heard, at most."""
-    return CALIBRATION_CLIPS if precision in target_named(to, precision).calibrated else CLIPS
+    return CLIPS + CALIBRATION_CLIPS if precision in target_named(to, precision).calibrated else CLIPS
 
 
 def clips_of(audio: str | Path | None, recognizer: Recognizer, count: int) -> Sequence[Clip]:

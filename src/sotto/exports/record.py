@@ -32,6 +32,8 @@ class ExportRecord:
     agreement: Agreement
     sotto: str
     """the version that wrote it"""
+    before_rounding: Agreement | None = None
+    """of the same export in float32, where this one is rounded"""
     notes: tuple[str, ...] = ()
     """what a user should know of it, a line each"""
     version: int = VERSION

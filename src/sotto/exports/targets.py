@@ -46,7 +46,8 @@ class Target:
         except (SottoError, OSError):
             raise
         except Exception as error:  # every runtime has kinds of its own
-            raise SottoError(f"{self.module.rpartition('.')[2]}: cannot be written ({reason_of(error)})") from error
+            name = self.module.rpartition(".")[2].removesuffix("_folder").replace("_", "-")
+            raise SottoError(f"{name}: cannot be written ({reason_of(error)})") from error
 
     def open(self, folder: Path, precision: str) -> Recognizer:
         """What was written, as a recogniser that the runtime computes. Raises SottoError where it is damaged."""
@@ -71,7 +72,7 @@ def damaged(folder: Path, error: Exception) -> SottoError:
 
 
 def reason_of(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 CALIBRATED = "int8-calibrated"
@@ -126,6 +127,10 @@ class Export:
     def name(self) -> str:
         """Of its folder in a run."""
         return f"{self.to}-{self.precision}"
+
+    @property
+    def needs_calibration(self) -> bool:
+        return self.precision in TARGETS[self.to].calibrated
 
 
 def parse_export(entry: object, where: str) -> Export:
