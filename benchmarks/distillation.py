@@ -5,11 +5,13 @@
         --test CORPUS/.../validation --language en --normalizer english --steps 600 --folder runs/distilled --name NAME
 
 Every way trains the same student for as many steps on the same clips. Each is measured with floating weights and with
-8 bits (inputs and the table of tokens too); those that trained for 4 bits also with these. The transcripts of
-Distil-Whisper are not filtered: a teacher that errs on most words would leave next to none.
+8 bits (inputs and the table of tokens too); those that trained for 4 bits, or for these in the decoder, also so. The
+transcripts of Distil-Whisper are not filtered: a teacher that errs on most words would leave next to none.
 Sizes are those of the file, by the rule of Whisper-KDQ, and, in the notes, when ideally packed.
-Differences in WER are from the student fine-tuned without a teacher, paired over the same clips, with 95 % intervals.
-What was trained and measured is kept in `--folder`, so that a second call goes on.
+Differences in WER are from the student fine-tuned without a teacher and stored in the same way, paired over the same
+clips, with 95 % intervals. In the file there are also those from the same way in 16 bits (`against_16_bits`), and from
+the student as it was trained directly (`against_direct`; `fewer_errors` is their share): `--direct` where `--model` was
+cut out of another one. What was trained and measured is kept in `--folder`, so that a second call goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-from pruning_bench import Bench, Made, Measured, line_of, opened, parser_for, printed, rates_of
+from pruning_bench import Bench, Made, Measured, difference, line_of, opened, parser_for, printed, rates_of
 from results_file import write_results
 from sotto.checkpoint import load
 from sotto.methods import (
@@ -38,6 +40,8 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
     """Name -> terms of the loss. With all of them the encoder is trained too: the student has heard the same clips."""
     guided = GuidedDistillation(teacher)
     four = QuantizationAware(bits=4, scales="block", embedding_bits=8)
+    in_decoder = replace(four, stacks=("decoder",))
+    gradual = replace(guided, rounding=four, rounded_over=max(steps // 2, 1))
     return {
         FINE_TUNED: (),
         "Distil-Whisper, weights of the paper": (DistilWhisper(teacher, "paper", freeze_encoder=False),),
@@ -46,6 +50,7 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
         "guided, static": (replace(guided, matching="static"),),
         "guided, free": (replace(guided, matching="free"),),
         "guided, monotone": (guided,),
+        "guided, layers weigh 30": (replace(guided, layers=30.0),),
         "guided by weights (KDQ)": (replace(guided, select_by="weight", loss_on="weight"),),
         "guided, chosen by weights": (replace(guided, select_by="weight"),),
         "guided, chosen by quantization errors": (replace(guided, select_by="quantization_error"),),
@@ -55,7 +60,10 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
         "guided, most changed layers only": (replace(guided, distilled_layers=2),),
         "guided, 8 bits from the start": (guided, QuantizationAware(embedding_bits=8)),
         "guided, 4 bits from the start": (guided, four),
-        "guided, 4 bits by distillation loss": (replace(guided, rounding=four, rounded_over=max(steps // 2, 1)),),
+        "guided, 4 bits by distillation loss": (gradual,),
+        "guided, 4 bits by depth": (replace(gradual, rounding_order="depth"),),
+        "guided, the decoder rounded to 4 bits from the start": (guided, in_decoder),
+        "guided, the decoder's layers rounded to 4 bits by distillation loss": (replace(gradual, rounding=in_decoder),),
     }
 
 
@@ -63,14 +71,20 @@ KINDS: dict[str, Quantization | None] = {
     "16 bits": None,
     "8 bits": Quantization(embedding_bits=8),
     "4 bits": Quantization(bits=4, scales="block", embedding_bits=8),
+    "4 bits in the decoder": Quantization(bits=4, scales="block", stacks=("decoder",), embedding_bits=8),
 }
 FINE_TUNED = "fine-tuned only"
+DIRECT = "student, trained directly"
 
 
 def kinds_of(name: str) -> list[str]:
     """Kinds of weights that a way is measured with."""
-    has_four = "4 bits" in name or name in (FINE_TUNED, "guided, monotone")
-    return list(KINDS) if has_four else list(KINDS)[:2]
+    floating, eight, four, in_decoder = KINDS
+    if name in (FINE_TUNED, "guided, monotone"):
+        return list(KINDS)
+    if "4 bits" not in name:
+        return [floating, eight]
+    return [floating, eight, in_decoder if "decoder" in name else four]
 
 
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -81,20 +95,39 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
         recognizer.language = arguments.language
         return recognizer, ()
 
-    for name, path in (("teacher", arguments.teacher), ("student, trained directly", bench.model)):
-        own = bench.measured(folder_of(name), partial(dense, path))
-        yield row_of(bench, path, name, "16 bits", own, None)
-    before = {kind: measured(bench, arguments, FINE_TUNED, kind) for kind in KINDS}
+    teacher = bench.measured("teacher", partial(dense, arguments.teacher))
+    yield row_of(bench, arguments.teacher, "teacher", "16 bits", teacher, None)
+    direct = bench.measured(direct_file(bench, arguments.direct), partial(dense, arguments.direct))
+    yield row_of(bench, arguments.direct, DIRECT, "16 bits", direct, None)
+    before = cache(partial(measured, bench, arguments, FINE_TUNED))
     for name in arguments.ways or ways(arguments.teacher, arguments.steps):
+        found: dict[str, Measured] = {}
         for kind in kinds_of(name):
             if not bench.wanted(file_of(name, kind)):
                 continue
-            own = measured(bench, arguments, name, kind)
-            yield row_of(bench, bench.model, name, kind, own, before[kind] if name != FINE_TUNED else None)
+            found[kind] = own = measured(bench, arguments, name, kind)
+            row = row_of(bench, bench.model, name, kind, own, before(kind) if name != FINE_TUNED else None)
+            yield row | against(bench, own, direct, found.get("16 bits", own))
+
+
+def against(bench: Bench, own: Measured, direct: Measured, floating: Measured) -> dict[str, Any]:
+    """Differences, paired, from the student that was trained directly and from the same way in 16 bits."""
+    report, of_direct = own.errors(bench.normalizer), direct.errors(bench.normalizer)
+    fewer = 1 - report.wer / of_direct.wer if of_direct.wer else None
+    found = {"against_direct": difference(of_direct, report) | {"fewer_errors": fewer}}
+    if floating is not own:
+        found["against_16_bits"] = difference(floating.errors(bench.normalizer), report)
+    return found
+
+
+def direct_file(bench: Bench, model: str) -> str:
+    """Where that is kept which was measured of a model that was trained directly."""
+    name = folder_of(DIRECT)
+    return name if model == bench.model else f"{name}-{model.strip('/').replace('/', '-')}"
 
 
 def folder_of(name: str) -> str:
-    return name.replace(" ", "-").replace(",", "").lower()
+    return name.replace(" ", "-").replace(",", "").replace("'", "").lower()
 
 
 def file_of(name: str, kind: str) -> str:
@@ -136,9 +169,11 @@ def line(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--teacher", required=True)
+    parser.add_argument("--direct", help="the student as it was trained directly; --model, where not given")
     parser.add_argument("--seed", type=int, default=0, help="of the trainings; another one needs another folder")
     parser.add_argument("--ways", nargs="*", choices=list(ways("", 1)), help="those to measure; all, where not given")
     arguments = parser.parse_args()
+    arguments.direct = arguments.direct or arguments.model
     bench, settings = opened(arguments, ("teacher", "seed"))
     measured = printed(rows(bench, arguments), line)
     print(write_results(f"distillation-{arguments.name}", {"settings": settings, "rows": measured}))

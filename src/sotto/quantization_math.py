@@ -72,9 +72,13 @@ def rounded(weight: torch.Tensor, bits: int, scales: Scales) -> torch.Tensor:
 
 def rounding_error(weight: torch.Tensor, bits: int, scales: Scales) -> torch.Tensor:
     """What rounding changes, as a share of the weights' norm."""
-    change = rounded(weight, bits, scales) - weight.detach()
-    size = torch.linalg.vector_norm(weight.detach()).clamp(min=1e-12)
-    return torch.div(torch.linalg.vector_norm(change), size)
+    return relative_error(rounded(weight, bits, scales), weight.detach())
+
+
+def relative_error(changed: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The norm of a change of weights, as a share of theirs."""
+    size = torch.linalg.vector_norm(weight).clamp(min=1e-12)
+    return torch.div(torch.linalg.vector_norm(changed - weight), size)
 
 
 def fake_quantized(weight: torch.Tensor, bits: int, scales: Scales) -> torch.Tensor:

@@ -25,7 +25,7 @@ from sotto.examples import ClipExamples, SplicedExamples, examples_of
 from sotto.families import family_of
 from sotto.named_checkpoints import checkpoints_in, local_or_hub, mark_of
 from sotto.new_models import new_models
-from sotto.objectives import Setting, objectives
+from sotto.objectives import Setting, check_steps, objectives
 from sotto.run_folder import claimed
 from sotto.text import get_normalizer
 from sotto.training import Training, kept_wer, train
@@ -99,6 +99,7 @@ class TrainingRecipe:
             raise SottoError("weights_from is for a new model; a base brings all of its weights")
         if self.vocabulary_from is not None and self.new is None:
             raise SottoError("vocabulary_from is for a new model; a base brings its own")
+        check_steps(self.objectives, self.training.steps)
 
 
 def read_training_recipe(path: Path) -> TrainingRecipe:
@@ -110,8 +111,7 @@ def read_training_recipe(path: Path) -> TrainingRecipe:
     parsed = tuple(objectives.parse(entry, f"{path.name}: objectives[{index}]") for index, entry in enumerate(listed))
     if values.get("new") is not None:
         values["new"] = new_models.parse(values["new"], f"{path.name}: new")
-    recipe = parse(TrainingRecipe, values, path.name)
-    return replace(recipe, objectives=parsed)
+    return parse(TrainingRecipe, values | {"objectives": parsed}, path.name)
 
 
 def training_recipe_as_yaml(recipe: TrainingRecipe) -> str:

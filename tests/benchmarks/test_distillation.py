@@ -6,9 +6,12 @@ import pytest
 
 import distillation
 import results_file
+from pruning_bench import Bench, Measured
 from sotto.checkpoint import Recognizer, load
-from sotto.data import ClipSource
+from sotto.data import ClipSource, DataConfig
 from sotto.metrics.published_sizes import whisper_kdq_bytes
+from sotto.text import get_normalizer
+from sotto.training import Training
 from tones import PITCHES, tiny_whisper, write_folder
 
 
@@ -39,7 +42,7 @@ def test_every_way_is_trained_once_and_measured(
     assert all("distil-whisper" in str(folder) for folder in asked)
     assert list(dict.fromkeys(row["way"] for row in rows)) == ["teacher", "student, trained directly", *ways]
     by_kind = {(row["way"], row["kind"]): row for row in rows}
-    assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 4
+    assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 2 + 7
     assert {kind for way, kind in by_kind if way == "guided, 8 bits from the start"} == {"16 bits", "8 bits"}
     assert by_kind["teacher", "16 bits"]["parameters"] > by_kind["fine-tuned only", "16 bits"]["parameters"]
     shapes = [load(str(tmp_path / name)).model for name in ("teacher", "student")]
@@ -50,9 +53,55 @@ def test_every_way_is_trained_once_and_measured(
     for name in ways:
         assert by_kind[name, "8 bits"]["bytes"] < by_kind[name, "16 bits"]["bytes"]
         assert name == "fine-tuned only" or by_kind[name, "8 bits"]["against_dense"] is not None
-    assert capsys.readouterr().out.count("| guided, monotone |") == 3
+    for row in rows[2:]:
+        assert ("against_16_bits" in row) == (row["kind"] != "16 bits")
+        assert row["against_direct"]["wer"] == pytest.approx(row["wer"] - rows[1]["wer"])
+    assert capsys.readouterr().out.count("| guided, monotone |") == 4
     before = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model/model.safetensors"))
     monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short, "--ways", "fine-tuned only"])
     distillation.main()
     after = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model/model.safetensors"))
     assert before == after  # what was trained is kept
+    other = ["--ways", "fine-tuned only", f"--direct={tmp_path / 'teacher'}"]
+    monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short, *other])
+    distillation.main()
+    rows = json.loads((tmp_path / "results" / "distillation-tones.json").read_text())["rows"]
+    assert rows[1]["way"] == "student, trained directly"
+    assert rows[1]["parameters"] == by_kind["teacher", "16 bits"]["parameters"]  # and not what was measured before
+
+
+def measured(*hypotheses: str) -> Measured:
+    clips = [(f"{number}.wav", "one two", said) for number, said in enumerate(hypotheses)]
+    return Measured(1, 1, 1, 1, None, {}, (), clips, {})
+
+
+def test_what_rounding_costs_and_what_training_gains_are_paired(tmp_path: Path) -> None:
+    clips = DataConfig("clips")
+    bench = Bench("model", clips, clips, clips, "en", get_normalizer("basic"), Training(1), tmp_path, "none")
+    direct, floating, rounded = measured("", "", ""), measured("one two", "one two", ""), measured("one two", "one", "")
+    found = distillation.against(bench, rounded, direct, floating)
+    assert found["against_16_bits"]["wer"] == pytest.approx(1 / 6)
+    assert found["against_direct"]["wer"] == pytest.approx(-1 / 2)
+    assert found["against_direct"]["fewer_errors"] == pytest.approx(1 / 2)
+    low, high = found["against_direct"]["interval"]
+    assert low <= -1 / 2 <= high
+    assert "against_16_bits" not in distillation.against(bench, floating, direct, floating)
+    without_errors = measured("one two", "one two", "one two")
+    assert distillation.against(bench, rounded, without_errors, floating)["against_direct"]["fewer_errors"] is None
+
+
+def test_ways_keep_the_names_of_their_folders() -> None:
+    ways = distillation.ways("teacher", 10)
+    folders = {distillation.folder_of(name): terms for name, terms in ways.items()}
+    assert len(folders) == len(ways)
+    assert folders["guided-4-bits-by-distillation-loss"][0].rounded_over == 5
+    assert folders["guided-4-bits-by-depth"][0].rounding_order == "depth"
+    assert folders["guided-layers-weigh-30"][0].layers == 30.0
+    (term,) = folders["guided-the-decoders-layers-rounded-to-4-bits-by-distillation-loss"]
+    assert term.rounding.stacks == ("decoder",)
+    for name in ways:
+        assert ("4 bits in the decoder" in distillation.kinds_of(name)) == (
+            "the decoder" in name or name in ("fine-tuned only", "guided, monotone")
+        )
+    _, aware = folders["guided-the-decoder-rounded-to-4-bits-from-the-start"]
+    assert aware.stacks == ("decoder",)

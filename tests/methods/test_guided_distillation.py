@@ -1,5 +1,6 @@
 """Guided distillation: what counts, who learns, which layers are chosen, and teachers that cannot be."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from recognizers import recognizer
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, Example
-from sotto.methods import DistilWhisper, GuidedDistillation, QuantizationAware
+from sotto.methods import DistilWhisper, FineTuning, GuidedDistillation, QuantizationAware
 from sotto.methods.guided_distillation import GuidedDistillationObjective
 from sotto.methods.guided_matching import matched
 from sotto.methods.layer_states import States, keeping_states
@@ -22,6 +23,7 @@ from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.structure import from_json
 from sotto.surgery import drop_module, narrow_ffn, places
+from sotto.training import Training
 from stopped_runs import stopped_in_training
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
@@ -68,10 +70,16 @@ def term(found: Recognizer, objective: GuidedDistillationObjective) -> torch.Ten
         return term_within(found, objective)
 
 
-def term_within(found: Recognizer, objective: GuidedDistillationObjective, batch: Batch | None = None) -> torch.Tensor:
+def term_within(
+    found: Recognizer,
+    objective: GuidedDistillationObjective,
+    batch: Batch | None = None,
+    tokens: torch.Tensor | None = None,
+) -> torch.Tensor:
     batch = batch_for(found) if batch is None else batch
     outputs, _ = found.family.loss(batch, 0.0)
-    loss: torch.Tensor = objective(found.model, batch, outputs, (batch["labels"] != IGNORED).sum())
+    tokens = (batch["labels"] != IGNORED).sum() if tokens is None else tokens
+    loss: torch.Tensor = objective(found.model, batch, outputs, tokens)
     return loss
 
 
@@ -80,16 +88,21 @@ def term_within(found: Recognizer, objective: GuidedDistillationObjective, batch
 def test_a_model_has_nothing_to_learn_from_itself(architecture: str, loss_on: Any) -> None:
     found = recognizer(architecture)
     stacks = tuple(stack.name for stack in found.architecture.stacks)
-    settings = {"loss_on": loss_on, "select_by": loss_on, "stacks": stacks, "inside": ("ffn", "attention")}
-    objective = built(found, found.copy(), **settings)
+    inside = ("ffn", "attention") if loss_on == "hidden" else ("ffn",)
+    objective = built(found, found.copy(), loss_on=loss_on, select_by=loss_on, stacks=stacks, inside=inside)
     assert term(found, objective).item() == pytest.approx(0.0, abs=1e-6)
     assert not objective.comparisons.state_dict()  # the same widths: nothing to adapt
     for model in (found.model, objective.teacher.model):
         assert all(not module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("matching", ["static", "free", "monotone"])
-@pytest.mark.parametrize("select_by", ["hidden", "weight", "quantization_error"])
+@pytest.mark.parametrize(
+    ("matching", "select_by"),
+    [
+        ("static", "hidden"),
+        *itertools.product(("free", "monotone"), ("hidden", "weight", "quantization_error")),
+    ],
+)
 @pytest.mark.parametrize("loss_on", ["hidden", "weight"])
 def test_student_and_adapters_learn_and_the_teacher_does_not(matching: Any, select_by: Any, loss_on: Any) -> None:
     student, teacher = pair()
@@ -129,7 +142,7 @@ def test_the_mean_difference_of_matched_layers_by_hand() -> None:
     objective = built(student, teacher, weight=3.0, logits=0.5, layers=7.0, temperature=2.0)
     expected = 3.0 * (0.5 * divergence + 7.0 * layers) / counted.sum()
     assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
-    logged = objective.logged(student.model)
+    logged = objective.parts(student.model)
     assert logged["guided_distillation_logits"] == pytest.approx((divergence / counted.sum()).item(), rel=1e-4)
     assert logged["guided_distillation_layers"] == pytest.approx((layers / counted.sum()).item(), rel=1e-4)
 
@@ -163,6 +176,28 @@ def test_a_batch_twice_as_large_has_the_same_loss(loss_on: Any) -> None:
         once = term_within(student, objective, batch).item()
         twice = {name: torch.cat([each, each]) for name, each in batch.items()}
         assert term_within(student, objective, twice).item() == pytest.approx(once, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss_on", ["hidden", "weight"])
+def test_the_loss_of_a_batch_is_the_sum_over_its_halves(loss_on: Any) -> None:
+    """As two processes take them, which count all of the tokens."""
+    student, teacher = pair()
+    objective = built(student, teacher, loss_on=loss_on, matching="static")
+    batch = batch_for(student)
+    tokens = (batch["labels"] != IGNORED).sum()
+    counts = (batch["labels"] != IGNORED).sum(1).tolist()
+    assert counts[0] != counts[1]
+    halves = [{name: each[half : half + 1] for name, each in batch.items()} for half in range(2)]
+
+    def found(part: Batch) -> tuple[float, dict[str, float]]:
+        return term_within(student, objective, part, tokens).item(), objective.parts(student.model)
+
+    with objective.attached(student.model):
+        (whole, parts), *split = [found(each) for each in (batch, *halves)]
+    assert sum(loss for loss, _ in split) == pytest.approx(whole, rel=1e-4)
+    for name, value in parts.items():
+        assert value > 0
+        assert sum(each[name] for _, each in split) == pytest.approx(value, rel=1e-4)
 
 
 def apart_by_hand(student: Recognizer, teacher: Recognizer, kind: str) -> torch.Tensor:
@@ -209,7 +244,7 @@ def test_layers_are_chosen_by_one_thing_and_taught_by_another(select_by: Any, lo
     gradients = torch.autograd.grad(expected, learnt)
     objective = built(student, teacher, select_by=select_by, loss_on=loss_on, matching="free", logits=0.0, weight=1.0)
     loss = term(student, objective)
-    learnt_of = objective.logged(student.model)["guided_distillation_layers"]  # without what adapters learn from
+    learnt_of = objective.parts(student.model)["guided_distillation_layers"]  # without what adapters learn from
     assert learnt_of == pytest.approx(expected.item(), rel=1e-4)
     for found, gradient in zip(torch.autograd.grad(loss, learnt), gradients, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-6)
@@ -273,13 +308,27 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
         assert rounded() == [False, True]  # what is rounded stays so
         objective.after_step(student.model, 3, 0.1)
         assert rounded() == [True, True]
-        assert objective.logged(student.model)["rounded_layers"] == 1.0
+        logged = objective.logged(student.model)
+        assert logged["rounded_layers"] == 1.0
+        assert 0 < logged["guided_distillation_rounding_error"] < 0.3
     assert rounded() == [False, False]
     resumed = built(student, teacher, rounding=rounding, rounded_over=4)
     with resumed.attached(student.model):
         assert rounded() == [False, False]
         resumed.load_state_dict(objective.state_dict())  # as Trainer does, within the training
         assert rounded() == [True, True]
+
+
+def test_layers_can_be_rounded_in_their_order_whatever_they_lose() -> None:
+    student, teacher = whisper(decoder_layers=3), whisper(decoder_layers=3, seed=4)
+    objective = built(student, teacher, rounded_over=4, rounding_order="depth")
+    rounding = objective.rounding
+    assert rounding is not None
+    with objective.attached(student.model):
+        for step in range(1, 5):
+            rounding.note(losses(3.0, 2.0, 1.0))
+            objective.after_step(student.model, step, 0.1)
+            assert rounding.is_rounded.tolist() == [True] * step + [False] * (4 - step)  # the encoder's layer first
 
 
 def test_a_training_that_ends_before_all_layers_are_rounded_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -393,15 +442,87 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
             {"frozen": ("encoder",), "stacks": ("encoder", "decoder")},
             "stacks: the layers of what is frozen learn nothing",
         ),
-        ({"layers": 0.0, "rounded_over": 5}, "rounded_over goes by what layers learn; give layers a weight"),
+        ({"layers": 0.0, "rounded_over": 5}, "rounded_over goes with what layers learn; give layers a weight"),
         ({"frozen": ("encoder",), "rounded_over": 5}, "rounding: what is frozen cannot learn to be rounded"),
         ({"distilled_layers": 1, "rounding": ENCODER}, "layers are chosen by what it changes; name what stacks names"),
         ({"select_by": "quantization_error", "rounding": ENCODER}, "layers are chosen by what it changes; name what"),
+        *(
+            (
+                {"layers": 0.0, name: value},
+                f"^{name}: nothing is learnt of layers; give layers a weight, or leave it out",
+            )
+            for name, value in {
+                "matching": "static",
+                "select_by": "weight",
+                "loss_on": "weight",
+                "stacks": ("encoder",),
+                "inside": ("attention",),
+            }.items()
+        ),
+        ({"matching": "static", "select_by": "weight"}, "^select_by: static matching looks at nothing; take another"),
+        ({"select_by": "weight", "loss_on": "weight", "inside": ("attention",)}, "^inside: no states are compared"),
+        ({"matching": "static", "loss_on": "weight", "inside": ("attention",)}, "^inside: no states are compared"),
+        ({"rounding_order": "depth"}, "^rounding_order: nothing is rounded in training; give rounded_over, or leave"),
+        ({"rounding": QuantizationAware(bits=4)}, "^rounding: nothing goes by it; give rounded_over, distilled_layers"),
+        (
+            {"distilled_layers": 1, "rounding": QuantizationAware(embedding_bits=8)},
+            "^rounding: the table of tokens is rounded in training only; give rounded_over",
+        ),
     ],
 )
 def test_settings_are_checked(values: Any, message: str) -> None:
     with pytest.raises(SottoError, match=message):
         GuidedDistillation("teacher", **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"distilled_layers": 3}, "distilled_layers: the decoder has 2 layers; name at most as many"),
+        (
+            {"distilled_layers": 1, "rounding": QuantizationAware(layers={"decoder": (0, 2)})},
+            "rounding: layers: the decoder has no layer 2; they are counted from 0",
+        ),
+        (
+            {"select_by": "quantization_error", "rounding": QuantizationAware(layers={"encoder": (1,)})},
+            "rounding: layers: the encoder has no layer 1; they are counted from 0",
+        ),
+    ],
+)
+def test_layers_that_the_student_has_not_are_refused(values: Any, message: str) -> None:
+    with pytest.raises(SottoError, match=f"^guided_distillation: {message}$"):
+        built(*pair(), **values)
+
+
+def test_layers_are_rounded_within_the_training() -> None:
+    term = GuidedDistillation("teacher", rounded_over=5)
+    message = "guided_distillation goes on for 5 steps, and training for 4; let it end before training"
+    with pytest.raises(SottoError, match=f"^{message}$"):
+        FineTuning(Training(steps=4), (term,))
+    assert FineTuning(Training(steps=5), (term,)).objectives == (term,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feature_size": 128}, "hears 128 mel bins, the student 80"),
+        ({"sampling_rate": 8000}, "hears 8000 Hz, the student 16000"),
+        ({"hop_length": 320}, "hears 320 samples to a step, the student 160"),
+    ],
+)
+def test_a_teacher_of_other_features_is_refused(changes: dict[str, int], message: str) -> None:
+    teacher = whisper(seed=3)
+    for name, value in changes.items():
+        setattr(teacher.processor.feature_extractor, name, value)
+    with pytest.raises(SottoError, match=f"^guided_distillation: the teacher 'teacher' {message}$"):
+        built(whisper(), teacher)
+
+
+def test_a_teacher_of_other_frames_is_refused() -> None:
+    teacher = recognizer("parakeet")
+    teacher.model.config.encoder_config.subsampling_factor = 4
+    with pytest.raises(SottoError, match="the teacher 'teacher' hears 640 samples to a frame, the student 1280$"):
+        built(recognizer("parakeet"), teacher, stacks=("encoder",))
 
 
 def test_teachers_that_cannot_be() -> None:
@@ -440,7 +561,8 @@ def test_distil_whisper_is_a_divergence_beside_the_cross_entropy(weights: Any, f
     expected = factor * 4.0 * (wanted.exp() * (wanted - own)).sum() / counted.sum()
     assert term(student, objective).item() == pytest.approx(expected.item(), rel=1e-4)
     assert objective.name == "distil_whisper"
-    assert list(objective.logged(student.model)) == ["distil_whisper_logits"]
+    assert list(objective.parts(student.model)) == ["distil_whisper_logits"]
+    assert objective.logged(student.model) == {}
 
 
 def test_the_table_of_tokens_is_rounded_from_the_start_and_named_layers_alone_in_their_turn() -> None:
@@ -466,7 +588,10 @@ def test_layers_without_a_network_take_no_part(kind: Any, matching: Any) -> None
     for found, layer in ((student, 0), (teacher, 3)):
         stack = found.architecture.stack("decoder")
         drop_module(found.model, stack, layer, stack.feed_forwards[0])
-    objective = built(student, teacher, select_by=kind, loss_on=kind, matching=matching, logits=0.0, distilled_layers=2)
+    select_by = "hidden" if matching == "static" else kind
+    objective = built(
+        student, teacher, select_by=select_by, loss_on=kind, matching=matching, logits=0.0, distilled_layers=2
+    )
     loss = term(student, objective)
     loss.backward()
     assert loss.item() > 0  # of the second layer, from one of the teacher's first three
@@ -488,13 +613,22 @@ def test_layers_that_are_left_out_while_training_take_no_part() -> None:
     """Wav2Vec2-Conformer leaves layers out at random in training."""
     found = recognizer("wav2vec2_conformer")
     teacher = recognizer("wav2vec2_conformer")
-    objective = built(found, teacher, stacks=("encoder",), logits=0.0, distilled_layers=1)
+    objective = built(found, teacher, stacks=("encoder",), logits=0.0)
     found.model.config.layerdrop = 0.5
     found.model.train()
-    for seed in range(6):
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        assert term(found, objective).isfinite()
+    ran: set[int] = set()
+    for index, layer in enumerate(found.model.wav2vec2_conformer.encoder.layers):
+        layer.register_forward_hook(lambda *_, index=index: ran.add(index))
+    seen = set()
+    with objective.attached(found.model):
+        for seed in range(16):
+            ran.clear()
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            assert (term_within(found, objective).item() > 0) == bool(ran)
+            assert set(objective.heard.get("encoder", {})) == ran
+            seen.add(tuple(sorted(ran)))
+    assert seen == {(), (0,), (1,), (0, 1)}
 
 
 @pytest.mark.parametrize("select_by", ["hidden", "weight", "quantization_error"])

@@ -85,7 +85,22 @@ def test_where_all_is_written_the_teacher_is_not_opened(source: ClipSource, tmp_
     texts = {reference.name: str(reference.text) for reference in source.references}
     lines = "".join(line_of(name, text) for name, text in texts.items())
     (tmp_path / "transcripts.0.jsonl").write_text(lines)
-    assert written_by(source, make_none, "en", tmp_path / "transcripts.0.jsonl") == texts
+    assert written_by(source, make_none, "en", tmp_path / "transcripts.json") == texts
+
+
+def test_what_more_processes_had_written_is_taken_and_cleared_away(
+    source: ClipSource, teacher: Recognizer, says: Says, tmp_path: Path
+) -> None:
+    names = [reference.name for reference in source.references]
+    for process, text in enumerate(["uno", "dos"]):
+        (tmp_path / f"transcripts-1.{process}.jsonl").write_text(line_of(names[process], text))
+    of_others = tmp_path / "transcripts-11.1.jsonl"
+    of_others.write_text(line_of(names[2], "otro"))
+    heard = says({"three": "tres"})
+    found = transcribed(source, lambda: teacher, "en", tmp_path / "transcripts-1.json", BASIC)
+    assert [clip.text for clip in found] == ["uno", "dos", "tres"]
+    assert heard == [names[2]]
+    assert sorted(tmp_path.glob("*.json*")) == [tmp_path / "transcripts-1.json", of_others]
 
 
 def make_none() -> Recognizer:

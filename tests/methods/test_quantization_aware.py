@@ -56,6 +56,18 @@ def test_the_table_of_tokens_and_the_head_stay_one(tmp_path: Path) -> None:
     found.save(tmp_path / "model")
 
 
+def test_the_error_of_a_table_that_is_the_head_too_counts_once() -> None:
+    found = recognizer("whisper")
+    objective = built(found, embedding_bits=4)
+    weights = {path: found.model.get_submodule(path).weight.detach() for path in objective.rounded}
+    weights.pop("proj_out")
+    rounded = {path: fake_quantized(weight, objective.rounded[path], "channel") for path, weight in weights.items()}
+    changed = sum((rounded[path] - weight).square().sum() for path, weight in weights.items())
+    expected = (changed / sum(weight.square().sum() for weight in weights.values())).sqrt().item()
+    with objective.attached(found.model):
+        assert objective.logged(found.model)["rounding_error"] == pytest.approx(expected, rel=1e-5)
+
+
 def batch(found: Recognizer) -> Any:
     inputs = found.family.inputs([torch.randn(16000, generator=torch.Generator().manual_seed(0)).numpy()])
     return {**inputs, "decoder_input_ids": torch.tensor([[1, 5, 9]])}

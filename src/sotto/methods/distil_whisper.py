@@ -35,7 +35,6 @@ class DistilWhisper:
             weight=DIVERGENCE[self.weights],
             layers=0.0,
             temperature=2.0,
-            matching="static",
             frozen=("encoder",) if self.freeze_encoder else (),
         )
 

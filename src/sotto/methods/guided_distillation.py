@@ -21,7 +21,7 @@ from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.families import Family
 from sotto.methods.guided_matching import Matching, matched
-from sotto.methods.guided_rounding import GuidedRounding
+from sotto.methods.guided_rounding import GuidedRounding, Order
 from sotto.methods.layer_differences import Compared, FirstWeights, HiddenStates, first_weights
 from sotto.methods.layer_states import Inside, States, keeping_states
 from sotto.methods.quantization_aware import QuantizationAware, rounding_of
@@ -59,8 +59,9 @@ class GuidedDistillation:
     rounding: QuantizationAware = field(default_factory=QuantizationAware)
     """how weights are rounded, where that matters"""
     rounded_over: int | None = None
-    """weights are rounded in training, layer by layer over so many steps, those with the least loss first; not at all,
-    where not given"""
+    """weights are rounded in training, layer by layer over so many steps; not at all, where not given"""
+    rounding_order: Order = "loss"
+    """which layers come first: those of the least loss, or the first ones, the encoder's before the decoder's"""
 
     def __post_init__(self) -> None:
         for name in ("weight", "temperature"):
@@ -79,13 +80,43 @@ class GuidedDistillation:
             if value is not None and value < 1:
                 raise SottoError(f"{name} must be at least 1, found {value}")
             if value is not None and not self.layers:
-                raise SottoError(f"{name} goes by what layers learn; give layers a weight")
+                raise SottoError(f"{name} goes with what layers learn; give layers a weight")
         if self.rounded_over is not None and set(self.rounding.stacks) & set(self.frozen):
             raise SottoError("rounding: what is frozen cannot learn to be rounded; name the other stack in its stacks")
-
-        by_rounding = self.distilled_layers is not None or self.select_by == "quantization_error"
-        if by_rounding and not set(self.stacks) <= set(self.rounding.stacks):
+        if self.is_chosen_by_rounding and not set(self.stacks) <= set(self.rounding.stacks):
             raise SottoError("rounding: layers are chosen by what it changes; name what stacks names in its stacks")
+        self.check_idle()
+
+    def check_idle(self) -> None:
+        """Raises SottoError for a setting that is not the default and changes nothing."""
+        for is_idle, names, advice in self.idle():
+            for name in names:
+                plain = getattr(GuidedDistillation, name, QuantizationAware())  # that of rounding is made anew
+                if is_idle and getattr(self, name) != plain:
+                    raise SottoError(f"{name}: {advice}, or leave it out")
+        if self.rounded_over is None and self.rounding.embedding_bits is not None:
+            raise SottoError("rounding: the table of tokens is rounded in training only; give rounded_over")
+
+    def idle(self) -> Iterator[tuple[bool, tuple[str, ...], str]]:
+        """Whether settings change nothing, which, and what would let them."""
+        of_layers = ("matching", "select_by", "loss_on", "stacks", "inside")
+        yield not self.layers, of_layers, "nothing is learnt of layers; give layers a weight"
+        yield self.matching == "static", ("select_by",), "static matching looks at nothing; take another matching"
+        yield "hidden" not in self.kinds, ("inside",), "no states are compared; take hidden for select_by or loss_on"
+        yield self.rounded_over is None, ("rounding_order",), "nothing is rounded in training; give rounded_over"
+        is_unread = self.rounded_over is None and not self.is_chosen_by_rounding
+        reading = "rounded_over, distilled_layers or select_by: quantization_error"
+        yield is_unread, ("rounding",), f"nothing goes by it; give {reading}"
+
+    @property
+    def is_chosen_by_rounding(self) -> bool:
+        """Whether layers are, or what they learn from."""
+        return self.distilled_layers is not None or self.select_by == "quantization_error"
+
+    @property
+    def least_steps(self) -> int:
+        """A training that is shorter ends before all layers are rounded."""
+        return self.rounded_over or 0
 
     @property
     def kinds(self) -> list[str]:
@@ -144,12 +175,17 @@ class GuidedDistillationObjective(Objective):
         if self.rounding is not None:
             self.rounding.after_step(model, step)
 
+    def parts(self, model: nn.Module) -> dict[str, float]:
+        """Over all processes, without their weights."""
+        return {name: reduce(term, "sum").item() for name, term in self.terms.items()}
+
     def logged(self, model: nn.Module) -> dict[str, float]:
-        """The parts by themselves, over all processes, and the share of the layers that are rounded."""
-        found = {name: reduce(term, "sum").item() for name, term in self.terms.items()}
-        if self.rounding is not None:
-            found["rounded_layers"] = self.rounding.is_rounded.float().mean().item()
-        return found
+        """The share of the layers that are rounded, and what rounding has changed so far."""
+        if self.rounding is None:
+            return {}
+        rounded = self.rounding.is_rounded.float().mean().item()
+        changed = {f"{self.name}_{key}": value for key, value in self.rounding.aware.logged(model).items()}
+        return {"rounded_layers": rounded} | changed
 
     def forward(self, model: nn.Module, batch: Batch, outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -285,17 +321,30 @@ def build_guided_distillation(config: GuidedDistillation, setting: Setting) -> O
 def objective_of(config: GuidedDistillation, setting: Setting, name: str) -> GuidedDistillationObjective:
     """The objective, with the name that it has in recipes.
 
-    Raises SottoError for a teacher of another family or vocabulary, and for parts that the model does not have.
+    Raises SottoError for a teacher that hears or writes otherwise than the student, and for parts and layers that the
+    model does not have.
     """
     student: Family = setting.family
-    stacks = [stack.name for stack in architecture_of(student.model.config).stacks]
-    if config.layers and (missing := [part for part in config.stacks if part not in stacks]):
-        raise SottoError(f"{name}: stacks: the model has no {missing[0]}; name {' and '.join(stacks)}")
-    if config.frozen and "decoder" not in stacks:
-        raise SottoError(f"{name}: frozen: a model without a decoder is trained as a whole; leave it out")
+    check_parts(config, student.model, name)
     teacher = open_teacher(config.teacher, setting, name)
     rounding = None
     if config.rounded_over is not None:
         aware = rounding_of(student.model, config.rounding, f"{name}: rounding")
-        rounding = GuidedRounding(student.model, aware, config.rounded_over)
+        rounding = GuidedRounding(student.model, aware, config.rounded_over, config.rounding_order)
     return GuidedDistillationObjective(config, student, teacher, rounding, name)
+
+
+def check_parts(config: GuidedDistillation, model: Any, name: str) -> None:
+    """Raises SottoError for parts and layers that the model does not have, for the objective of that name."""
+    layers = {stack.name: len(model.get_submodule(stack.layers)) for stack in architecture_of(model.config).stacks}
+    if config.layers and (missing := [part for part in config.stacks if part not in layers]):
+        raise SottoError(f"{name}: stacks: the model has no {missing[0]}; name {' and '.join(layers)}")
+    if config.frozen and "decoder" not in layers:
+        raise SottoError(f"{name}: frozen: a model without a decoder is trained as a whole; leave it out")
+    for stack in config.stacks:
+        if config.distilled_layers is not None and config.distilled_layers > layers[stack]:
+            raise SottoError(f"{name}: distilled_layers: the {stack} has {layers[stack]} layers; name at most as many")
+    try:
+        list(config.rounding.linears(model))
+    except SottoError as error:
+        raise SottoError(f"{name}: rounding: {error}") from error

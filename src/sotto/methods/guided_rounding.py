@@ -1,7 +1,7 @@
-"""Weights that are rounded in training layer by layer, those of the least distillation loss first.
+"""Weights that are rounded in training layer by layer, by default those of the least distillation loss first.
 
-Our reconstruction of what the abstract of Whisper-KDQ (Shao et al., 2023, arXiv:2305.10788, first version) says: that
-quantization layers are selected by the distillation loss.
+That is our reconstruction of what the abstract of Whisper-KDQ (Shao et al., 2023, arXiv:2305.10788, first version)
+says: that quantization layers are selected by the distillation loss.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import reduce
@@ -22,6 +22,8 @@ from sotto.methods.quantization_aware import QuantizationAwareObjective
 MEMORY = 0.95  # of the running mean of a layer's loss, from one step to the next
 
 logger = logging.getLogger(__name__)
+
+Order = Literal["loss", "depth"]
 
 Layer = tuple[str, int]
 """(stack, index)."""
@@ -38,9 +40,9 @@ class GuidedRounding(nn.Module):
     """what the losses heard so far weigh in `running`, which starts at 0"""
     is_rounded: torch.Tensor
 
-    def __init__(self, model: Any, aware: QuantizationAwareObjective, steps: int) -> None:
+    def __init__(self, model: Any, aware: QuantizationAwareObjective, steps: int, order: Order) -> None:
         super().__init__()
-        self.aware, self.steps = aware, steps
+        self.aware, self.steps, self.order = aware, steps, order
         paths = {
             (stack.name, index): f"{stack.layers}.{index}."
             for stack in architecture_of(model.config).stacks
@@ -92,8 +94,9 @@ class GuidedRounding(nn.Module):
         self.take_in()
         missing = due - int(self.is_rounded.sum())
         if missing > 0:
-            order = self.means().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
-            self.is_rounded[order[:missing]] = True
+            keys = self.means() if self.order == "loss" else torch.arange(len(self.paths), device=self.running.device)
+            turns = keys.float().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
+            self.is_rounded[turns[:missing]] = True
             self.switch(model)
 
     def means(self) -> torch.Tensor:

@@ -30,14 +30,15 @@ def transcribed(
 
     Left out is what is empty, what loops (`sotto.metrics.errors.is_repeated`), and, where `within` is given, what
     differs from the clip's own text by a larger word error rate, both normalised (Distil-Whisper: 0.1). Each process of
-    a distributed run writes its share, a line at a time beside `path`: one that was stopped goes on where it was. All
-    are kept at `path`, from where a second call takes them without the teacher. Raises SottoError where none is left.
+    a distributed run writes its share, a line at a time beside `path`: one that was stopped goes on where it was, also
+    with more or fewer processes. All are kept at `path`, from where a second call takes them without the teacher.
+    Raises SottoError where none is left.
     """
-    lines = path.with_suffix(f".{processes().process_index}.jsonl")
-    written = dict(found_together(path, lambda: list(written_by(source, teacher, language, lines).items())))
+    written = dict(found_together(path, lambda: list(written_by(source, teacher, language, path).items())))
     own = {reference.name: reference.text or "" for reference in source.references}
     texts = {name: text for name, text in written.items() if is_learnt(own.get(name, ""), text, normalizer, within)}
-    lines.unlink(missing_ok=True)
+    for lines in lines_beside(path):
+        lines.unlink(missing_ok=True)
     if not texts:
         raise SottoError(f"{source.config.path}: no transcript of the teacher can be learnt; train on the clips' own")
     left_out = len(written) - len(texts)
@@ -45,14 +46,22 @@ def transcribed(
     return source.with_texts(texts)
 
 
-def written_by(source: ClipSource, teacher: Callable[[], Recognizer], language: str, lines: Path) -> dict[str, str]:
-    """What the teacher writes of this process's share, by the clips' names; read from `lines` where it is known."""
-    known, own = read_lines(lines), share(source)
+def lines_beside(path: Path) -> list[Path]:
+    """What processes have written so far of what is to be at `path`, however many they were."""
+    return list(path.parent.glob(f"{path.stem}.*.jsonl"))
+
+
+def written_by(source: ClipSource, teacher: Callable[[], Recognizer], language: str, path: Path) -> dict[str, str]:
+    """What the teacher writes of this process's share, by the clips' names, beside what any process has written of what
+    is to be at `path`, which stays in a file until all is written: others may be about to read it."""
+    known = {name: text for lines in lines_beside(path) for name, text in read_lines(lines).items()}
+    own = share(source)
     if all(reference.name in known for reference in own.references):
         return known
     found = teacher()
     found.model.to(processes().device)
     missing: Iterator[Clip] = (clip for clip in own if clip.name not in known)
+    lines = path.with_suffix(f".{processes().process_index}.jsonl")
     lines.parent.mkdir(parents=True, exist_ok=True)
     whole = lines.with_suffix(".partial")  # without a last line that was broken off
     whole.write_text("".join(line_of(name, text) for name, text in known.items()), encoding="ascii")

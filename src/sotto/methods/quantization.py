@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import nn
+from typing import Any
 
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.method import StepContext, methods
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.metrics.cost import ideal_bytes
-from sotto.quantization_math import rounding_error, scale_of, to_codes
+from sotto.quantization_math import Scales, from_codes, relative_error, scale_of, to_codes
 from sotto.structure import Quantized
-from sotto.surgery import Codes, parts_of, quantize_embedding, quantize_linear, tied_embedding
+from sotto.surgery import Codes, quantize_embedding, quantize_linear, tied_embedding
 
 
 @dataclass(frozen=True)
@@ -53,38 +51,28 @@ def apply_quantization(recognizer: Recognizer, config: Quantization, context: St
     Raises SottoError where nothing is there to quantize: no such stack, no table of tokens, or quantized already.
     """
     model = recognizer.model
-    places = list(config.linears(model))
-    if not places:
-        raise SottoError(f"quantization: there are no linears in the layers of {' and '.join(config.stacks)}")
-    parts = [parts_of(model, stack, index, name) for stack, index, name in places]
-    modules = {path: module for found in parts for path, module in found.items()}
-    codes = {path: codes_of(module, config.bits, config) for path, module in modules.items()}
-    errors = [float(rounding_error(floating_weight(each), config.bits, config.scales)) for each in modules.values()]
-    notes = [f"{len(places)} linears in {config.bits} bits; {error_note(errors)}"]
+    linears = config.floating_linears(model, "quantization")
+    errors: list[float] = []
+    for place, parts in linears:
+        found = {path: coded(part, config.bits, config.scales) for path, part in parts.items()}
+        errors += [error for _, error in found.values()]
+        quantize_linear(model, *place, {path: codes for path, (codes, _) in found.items()}, config.stored)
+    notes = [f"{len(linears)} linears in {config.bits} bits; {error_note(errors)}"]
     if config.stored_table is not None:
         table = model.get_submodule(tied_embedding(model)[0])
-        codes_of_table = codes_of(table, config.stored_table.bits, config)
-        error = float(rounding_error(floating_weight(table), config.stored_table.bits, config.scales))
-        quantize_embedding(model, codes_of_table, config.stored_table)
+        codes, error = coded(table, config.stored_table.bits, config.scales)
+        quantize_embedding(model, codes, config.stored_table)
         notes.append(f"the table of tokens in {config.stored_table.bits} bits; {error_note([error])}")
-    for (stack, index, name), own in zip(places, parts, strict=True):
-        quantize_linear(model, stack, index, name, {path: codes[path] for path in own}, config.stored)
     size = ideal_bytes(model, 2) / 1e6
     return [*notes, f"with 16 bits for all else, the weights are {size:.2f} MB when ideally packed"]
 
 
-def codes_of(module: nn.Module, bits: int, config: QuantizedPlaces) -> Codes:
-    """Codes and scales of the weights of a linear or an embedding."""
-    weight = floating_weight(module)
-    scale = scale_of(weight, bits, config.scales)
-    return to_codes(weight, scale, bits), scale
-
-
-def floating_weight(module: nn.Module) -> torch.Tensor:
-    """Raises SottoError where it is quantized."""
-    if not isinstance(module, nn.Linear | nn.Embedding):
-        raise SottoError("quantization: the model is quantized already; start from the one that it was made of")
-    return module.weight
+def coded(module: Any, bits: int, scales: Scales) -> tuple[Codes, float]:
+    """Codes and scales of the weights of a linear or an embedding, and the relative error of what they stand for."""
+    weight = module.weight.detach()
+    scale = scale_of(weight, bits, scales)
+    codes = to_codes(weight, scale, bits)
+    return (codes, scale), float(relative_error(from_codes(codes, scale), weight))
 
 
 def error_note(errors: Sequence[float]) -> str:

@@ -21,7 +21,7 @@ from sotto.layers import trained_weight
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.objectives import Objective, Setting, objectives
 from sotto.quantization_math import Scales, fake_quantized
-from sotto.surgery import parts_of, tied_embedding
+from sotto.surgery import tied_embedding
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class QuantizationAwareObjective(Objective):
     @torch.no_grad()
     def logged(self, model: nn.Module) -> dict[str, float]:
         """What rounding changes, as a share of the weights' norm, over all matrices together."""
+        modules: list[Any] = [model.get_submodule(path) for path in self.rounded]
         changed = whole = 0.0
-        for path in self.rounded:
-            module: Any = model.get_submodule(path)
+        for module in {id(trained_weight(module)): module for module in modules}.values():  # a tied one once
             original = trained_weight(module)
             changed += float((module.weight - original).square().sum())
             whole += float(original.square().sum())
@@ -93,12 +93,7 @@ def rounding_of(model: Any, config: QuantizationAware, method: str) -> Quantizat
 
     Raises SottoError where there is nothing to quantize, or it is quantized already.
     """
-    parts = [parts_of(model, stack, index, name) for stack, index, name in config.linears(model)]
-    rounded = {path: int(config.bits) for found in parts for path in found}
-    if not rounded:
-        raise SottoError(f"{method}: there are no linears in the layers of {' and '.join(config.stacks)}")
-    if any(not isinstance(part, nn.Linear) for found in parts for part in found.values()):
-        raise SottoError(f"{method}: the model is quantized already; start from the one that it was made of")
+    rounded = {path: int(config.bits) for _, parts in config.floating_linears(model, method) for path in parts}
     if config.embedding_bits is not None:
         rounded |= dict.fromkeys(tied_embedding(model), int(config.embedding_bits))
     return QuantizationAwareObjective(config, rounded)

@@ -10,14 +10,15 @@ from torch import nn
 
 from sotto.architectures import architecture_of
 from sotto.errors import SottoError
-from sotto.families import Family
+from sotto.families import Ctc, Family
 from sotto.objectives import Setting
 
 
 def open_teacher(name: str, setting: Setting, method: str) -> Family:
     """The checkpoint `name`, for `method` as it stands in messages.
 
-    Raises SottoError for a teacher of another family or with another vocabulary.
+    Raises SottoError for a teacher of another family, with another vocabulary, or of other features than the student's,
+    which it hears.
     """
     student = setting.family
     teacher = setting.open(name).family
@@ -25,7 +26,22 @@ def open_teacher(name: str, setting: Setting, method: str) -> Family:
         raise SottoError(f"{method}: the teacher '{name}' is of another family than the student")
     if vocabulary(teacher) != vocabulary(student):
         raise SottoError(f"{method}: the teacher '{name}' has another vocabulary than the student")
+    own, wanted = features(student), features(teacher)
+    for unit in own:
+        if wanted[unit] != own[unit]:
+            raise SottoError(f"{method}: the teacher '{name}' hears {wanted[unit]} {unit}, the student {own[unit]}")
     return teacher
+
+
+def features(family: Family) -> dict[str, int | None]:
+    """What a model hears, by the unit; None where its family knows no such thing."""
+    extractor = family.processor.feature_extractor
+    return {
+        "Hz": family.sampling_rate,
+        "mel bins": extractor.feature_size,
+        "samples to a step": getattr(extractor, "hop_length", None),
+        "samples to a frame": family.samples_per_frame if isinstance(family, Ctc) else None,
+    }
 
 
 def vocabulary(family: Family) -> dict[str, int]:

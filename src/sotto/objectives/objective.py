@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -74,3 +74,12 @@ class Setting:
 
 
 objectives: Registry[Callable[[Any, Setting], Objective]] = Registry("objective")
+
+
+def check_steps(configurations: Iterable[Any], steps: int) -> None:
+    """Raises SottoError where an objective has work for more than `steps` steps of training: its `least_steps`."""
+    for each in configurations:
+        least = getattr(each, "least_steps", 0)
+        if least > steps:
+            name = objectives.name_of(each)
+            raise SottoError(f"{name} goes on for {least} steps, and training for {steps}; let it end before training")
