@@ -137,7 +137,8 @@ def test_exports_are_calibrated_on_calibration_clips_alone(
     _, _, to, precision, clips = written.call_args.args
     assert (to, precision) == ("openvino", "int8-calibrated")
     assert [each.name for each in clips] == [each.name for each in run.sources["calibration"]]
-    bare = replace(run.recipe, data=replace(run.recipe.data, calibration=None), steps=())
+    quantized = recipe(data, steps=[{"quantization": {}}], export=[calibrated])
+    bare = replace(quantized, data=replace(quantized.data, calibration=None))
     with pytest.raises(SottoError, match=r"openvino-int8-calibrated takes its scales from data\.calibration"):
         check_needs(bare)
 

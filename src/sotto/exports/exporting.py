@@ -62,7 +62,8 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     try:
         with partial_folder(place.resolve()) as partial:
             exact = proved_before_rounding(reference, clips, place, to) if precision != EXACT else None
-            notes = target.write(reference, partial, precision, clips[CLIPS:] or clips)
+            others = clips[CLIPS:] if len(clips) >= 2 * CLIPS else clips  # scales of very few clips are worse
+            notes = target.write(reference, partial, precision, others)
             found = compared(reference, clips[:CLIPS], partial, place, to, precision)
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(
