@@ -19,10 +19,11 @@ from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
-from sotto.exports import export
+from sotto.exports import export, open_export
 from sotto.exports.onnx_models import OnnxGraph
 from sotto.exports.sherpa_graphs import AUDIO_CACHES, TOKEN_CACHES, kept_sizes
 from sotto.exports.sherpa_onnx_folder import whisper_metadata
+from sotto.exports.sherpa_tokens import text_tokens
 from tones import RATE, square_wave, tiny_whisper
 
 Both = tuple[Recognizer, Path]
@@ -98,6 +99,25 @@ def test_what_sherpa_reads_of_a_whisper(whisper: Both) -> None:
         tokenizer.convert_tokens_to_ids("<|notimestamps|>"),
         str(end),
     )
+
+
+def test_words_that_were_added_to_the_tokens_are_written() -> None:
+    tokenizer = tiny_whisper()[1].tokenizer
+    known = dict(text_tokens(tokenizer))
+    tokenizer.add_tokens(["Köln"])
+    new = dict(text_tokens(tokenizer)).items() - known.items()
+    found = {number: base64.b64decode(symbol).decode() for symbol, number in new}
+    assert found == {tokenizer.convert_tokens_to_ids("Köln"): "Köln"}
+
+
+def test_what_is_kept_of_the_audio_is_put_in_order_once_for_all_tokens(whisper: Both) -> None:
+    model, folder = whisper
+    exported: Any = open_export(folder).model
+    states = exported.get_encoder()(**model.family.inputs([square_wave(300, 0.5)])).last_hidden_state
+    first = exported.audio(states)
+    assert exported.audio(states) is first
+    other = exported.audio(states + 1.0)  # another clip's
+    torch.testing.assert_close(other, first + 1.0)
 
 
 def test_a_whisper_that_knows_one_language_is_prompted_with_none() -> None:

@@ -323,6 +323,8 @@ def test_what_it_cannot_do_is_said(make_recognizer: MakeRecognizer, clips: ClipS
         apply(make_recognizer(), None, head_dim=8)
     with pytest.raises(SottoError, match="no head has more than 16 channels"):
         apply(make_recognizer(WIDTH, LAYERS, HEADS), clips, head_dim=16)
+    with pytest.raises(SottoError, match="no head has more than 16 channels; give a smaller multiple"):
+        apply(make_recognizer(WIDTH, LAYERS, HEADS), clips, threshold=0.9, multiple=16)
     for architecture in ("parakeet", "wav2vec2_conformer", "wav2vec2_conformer_rotary"):
         with pytest.raises(
             SottoError, match=f"attention of a {architecture} has relative or rotary positions, .*; use low_rank$"

@@ -30,10 +30,19 @@ class SherpaWhisper(GraphWhisper):
     def __init__(self, config: Any, encoder: Graph, decoder: Graph) -> None:
         super().__init__(config, SherpaEncoder(encoder))
         self.decoder_graph = decoder
+        self.heard: tuple[torch.Tensor, torch.Tensor] | None = None
+        """states, and what the graph hears of them: the same for all tokens"""
+
+    def audio(self, states: torch.Tensor) -> torch.Tensor:
+        """Keys and values of the audio (2, layers, batch, positions, width)."""
+        if self.heard is None or self.heard[0] is not states:
+            apart = states.unflatten(2, (2, self.config.decoder_layers, -1))
+            self.heard = states, apart.permute(2, 3, 0, 1, 4).contiguous()
+        return self.heard[1]
 
     def step(self, tokens: torch.Tensor, states: torch.Tensor, cache: EncoderDecoderCache) -> torch.Tensor:
         layers, own = self.config.decoder_layers, cache.self_attention_cache
-        audio = states.unflatten(2, (2, layers, -1)).permute(2, 3, 0, 1, 4).contiguous()
+        audio = self.audio(states)
         places = audio.new_zeros(2, layers, len(tokens), self.config.max_target_positions, audio.shape[-1])
         past, end = cache.get_seq_length(), cache.get_seq_length() + tokens.shape[1]
         if past:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 BLANK = "<blk>"  # by this name sherpa-onnx looks for it
 SPACE = "▁"  # at the beginning of a symbol
+TIME = re.compile(r"<\|\d+\.\d+\|>")
 
 
 def write_tokens(symbols: Iterable[tuple[str, int]], folder: Path) -> None:
@@ -21,9 +23,12 @@ def write_tokens(symbols: Iterable[tuple[str, int]], folder: Path) -> None:
 def text_tokens(tokenizer: Any) -> Iterable[tuple[str, int]]:
     """Whisper's tokens of text, their bytes in base64. What is not in the list sherpa-onnx leaves out of a text."""
     byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+    added = tokenizer.added_tokens_decoder
     for token, number in sorted_vocabulary(tokenizer):
-        if token and number not in tokenizer.added_tokens_decoder:
+        if number not in added and token:
             yield base64.b64encode(bytes(byte_of[character] for character in token)).decode(), number
+        elif number in added and not (added[number].special or TIME.fullmatch(token)):  # a word that a user added
+            yield base64.b64encode(token.encode()).decode(), number
 
 
 def ctc_tokens(tokenizer: Any, blank: int) -> Iterable[tuple[str, int]]:

@@ -37,6 +37,10 @@ def choose_head_dims(
             )
         return {place: config.head_dim for place in bases if config.head_dim < now[place]}, []
     choices = {place: range(config.multiple, now[place], config.multiple) for place in bases}
+    if not any(choices.values()):
+        raise SottoError(
+            f"head_reduction: no head has more than {config.multiple} channels; give a smaller multiple than that"
+        )
     if config.threshold is not None:
         return by_threshold(config.threshold, choices, bases), []
     costs = head_costs(recognizer, config, choices)
