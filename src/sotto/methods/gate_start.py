@@ -1,7 +1,7 @@
 """Where gates begin whose units' worth is known: in that order, and about the target already.
 
-A reconstruction has no say here, this is ours: gates that all begin alike spend most of a short training on finding out
-what a few passes over training clips tell.
+This is ours, and of no paper: gates that all begin alike spend most of a short training on finding out what a pass over
+a few training clips tells.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sotto.methods.gate_decisions import around
 from sotto.methods.gates import Gates
 
 SLOPE = 20.0
-"""how far the locations of the cheapest and the dearest unit would be apart; those at the ends are almost decided"""
+"""how far the locations of the units that are worth least and most would be apart; both ends are almost decided"""
 
 
 @torch.no_grad()
