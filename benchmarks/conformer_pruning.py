@@ -153,11 +153,11 @@ def untrained(bench: Bench) -> Recognizer:
     return found
 
 
-def speeds(bench: Bench, found: list[dict[str, Any]], rounds: int) -> list[SideBySide]:
-    """Latency over a window on two threads, of models of the rows' shapes against the dense one."""
+def speeds(bench: Bench, found: list[dict[str, Any]], timing: Timing) -> list[SideBySide]:
+    """Latency over a window, of models of the rows' shapes against the dense one."""
     with tempfile.TemporaryDirectory() as scratch:
         names = [str(shaped(bench, row["structure"], Path(scratch) / str(index))) for index, row in enumerate(found)]
-        return benchmark(names, Timing(rounds=rounds, threads=2))
+        return benchmark(names, timing)
 
 
 def shaped(bench: Bench, structure: dict[str, Any], folder: Path) -> Path:
@@ -185,10 +185,11 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="*", default=[0.7, 0.5, 0.4, 0.3], help="shares that are left")
     parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")
     parser.add_argument("--rounds", type=int, default=3, help="of timing; none: 0")
+    parser.add_argument("--threads", type=int, default=2, help="of timing")
     arguments = parser.parse_args()
     bench, settings = opened(arguments, OWN_SETTINGS)
     found = printed(rows(bench, arguments), line)
-    timed = speeds(bench, found, arguments.rounds) if arguments.rounds else []
+    timed = speeds(bench, found, Timing(rounds=arguments.rounds, threads=arguments.threads)) if arguments.rounds else []
     for row, speed in zip(found, timed, strict=bool(timed)):
         latency = speed.numbers.latency
         assert latency is not None
