@@ -108,4 +108,4 @@ def test_clips_that_prove_an_export_are_not_those_that_gave_its_scales(
     found = export(MODEL, tmp_path / "out", to="openvino", precision="int8-calibrated", audio=CLIPS / "test")
     assert len(found.notes) > 0
     assert not set(found.notes) & set(heard[0])
-    assert heard[0] == heard[1]  # without rounding, and with it
+    assert len(heard) == 1  # the model is heard once, for the proof without rounding and for that with it

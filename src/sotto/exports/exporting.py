@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from sotto.exports.capability import check_taken
 from sotto.exports.copies import floating_copy
 from sotto.exports.record import ExportRecord, read_record, write_record
 from sotto.exports.targets import TARGETS, reason_of, target_named
-from sotto.exports.verification import Agreement, agreement, by_export, by_model, check, windows
+from sotto.exports.verification import Agreement, Heard, agreement, by_export, by_model, check, windows
+from sotto.families import Inputs
 from sotto.measurement import measure_cost
 from sotto.structure import check as check_structure
 from sotto.structure import from_json, to_json
@@ -61,10 +62,12 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     reference = replace(recognizer, model=floating_copy(recognizer))
     try:
         with partial_folder(place.resolve()) as partial:
-            exact = proved_before_rounding(reference, clips, place, to) if precision != EXACT else None
+            asked = windows(reference, clips[:CLIPS])
+            proof = Proof(clips[:CLIPS], asked, by_model(reference, asked, clips[:CLIPS]), reference.language)
+            exact = proved_before_rounding(reference, proof, place, to) if precision != EXACT else None
             others = clips[CLIPS:] if len(clips) >= 2 * CLIPS else clips  # scales of very few clips are worse
             notes = target.write(reference, partial, precision, others)
-            found = compared(reference, clips[:CLIPS], partial, place, to, precision)
+            found = compared(proof, partial, place, to, precision)
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(
                 target=to,
@@ -87,27 +90,33 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     return record
 
 
-def proved_before_rounding(reference: Recognizer, clips: Sequence[Clip], place: Path, to: str) -> Agreement:
+@dataclass(frozen=True)
+class Proof:
+    """What an export is asked, and what the model makes of it."""
+
+    clips: Sequence[Clip]
+    asked: Sequence[Inputs]
+    expected: Heard
+    language: str | None
+
+
+def proved_before_rounding(reference: Recognizer, proof: Proof, place: Path, to: str) -> Agreement:
     """How near the same export is without rounding, which hides what a wrong graph does; nothing is kept of it."""
     with partial_folder(place.resolve()) as partial:
         TARGETS[to].write(reference, partial, EXACT, ())
-        found = compared(reference, clips[:CLIPS], partial, place, to, EXACT)
+        found = compared(proof, partial, place, to, EXACT)
     check(found, EXACT)
     return found
 
 
-def compared(
-    reference: Recognizer, clips: Sequence[Clip], partial: Path, place: Path, to: str, precision: str
-) -> Agreement:
+def compared(proof: Proof, partial: Path, place: Path, to: str, precision: str) -> Agreement:
     """How near what was written to `partial`, for `place`, is to the model. Raises SottoError where it does not run."""
-    asked = windows(reference, clips)
-    expected = by_model(reference, asked, clips)
     try:
-        found = by_export(TARGETS[to].read(partial, precision), asked, clips, reference.language)
+        found = by_export(TARGETS[to].read(partial, precision), proof.asked, proof.clips, proof.language)
     except Exception as error:  # every runtime has kinds of its own
         reason = reason_of(error).replace(str(partial), str(place))
         raise SottoError(f"{to} cannot run what was written ({reason}); nothing was left") from error
-    return agreement(expected, found)
+    return agreement(proof.expected, found)
 
 
 def clips_needed(to: str, precision: str) -> int:
