@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,9 +63,8 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     reference = replace(recognizer, model=floating_copy(recognizer))
     try:
         with partial_folder(place.resolve()) as partial:
-            asked = windows(reference, clips[:CLIPS])
-            proof = Proof(clips[:CLIPS], asked, by_model(reference, asked, clips[:CLIPS]), reference.language)
-            exact = proved_before_rounding(reference, proof, place, to) if precision != EXACT else None
+            proof = Proof(reference, clips[:CLIPS])
+            exact = proved_before_rounding(proof, place, to) if precision != EXACT else None
             others = clips[CLIPS:] if len(clips) >= 2 * CLIPS else clips  # scales of very few clips are worse
             notes = target.write(reference, partial, precision, others)
             found = compared(proof, partial, place, to, precision)
@@ -92,18 +92,25 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
 
 @dataclass(frozen=True)
 class Proof:
-    """What an export is asked, and what the model makes of it."""
+    """What an export is asked, and what the model makes of it: once for all proofs, and only where one was written,
+    since a target's writing refuses models that cannot transcribe."""
 
+    reference: Recognizer
     clips: Sequence[Clip]
-    asked: Sequence[Inputs]
-    expected: Heard
-    language: str | None
+
+    @cached_property
+    def asked(self) -> Sequence[Inputs]:
+        return windows(self.reference, self.clips)
+
+    @cached_property
+    def expected(self) -> Heard:
+        return by_model(self.reference, self.asked, self.clips)
 
 
-def proved_before_rounding(reference: Recognizer, proof: Proof, place: Path, to: str) -> Agreement:
+def proved_before_rounding(proof: Proof, place: Path, to: str) -> Agreement:
     """How near the same export is without rounding, which hides what a wrong graph does; nothing is kept of it."""
     with partial_folder(place.resolve()) as partial:
-        TARGETS[to].write(reference, partial, EXACT, ())
+        TARGETS[to].write(proof.reference, partial, EXACT, ())
         found = compared(proof, partial, place, to, EXACT)
     check(found, EXACT)
     return found
@@ -112,7 +119,7 @@ def proved_before_rounding(reference: Recognizer, proof: Proof, place: Path, to:
 def compared(proof: Proof, partial: Path, place: Path, to: str, precision: str) -> Agreement:
     """How near what was written to `partial`, for `place`, is to the model. Raises SottoError where it does not run."""
     try:
-        found = by_export(TARGETS[to].read(partial, precision), proof.asked, proof.clips, proof.language)
+        found = by_export(TARGETS[to].read(partial, precision), proof.asked, proof.clips, proof.reference.language)
     except Exception as error:  # every runtime has kinds of its own
         reason = reason_of(error).replace(str(partial), str(place))
         raise SottoError(f"{to} cannot run what was written ({reason}); nothing was left") from error
