@@ -40,7 +40,6 @@ from sotto.methods import (
     LayerwiseDistillation,
     MagnitudePruning,
 )
-from sotto.methods.gate_costs import Constraint
 from sotto.metrics.cost import count_parameters
 from sotto.new_models.parakeet import scale_start
 from sotto.side_by_side import SideBySide, Timing, benchmark
@@ -77,30 +76,31 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
             L0Pruning(gated, terms, target=target, gate_rate=arguments.gate_rate, **bench.learnt, **changes)
         ]
 
-    def taylor(target: float, constraint: Constraint = "parameters") -> list[Any]:
-        return [ImportancePruning(target, constraint, by="taylor", transcripts=bench.transcripts)]
+    def taylor(target: float, **cost: Any) -> list[Any]:
+        return [ImportancePruning(target, **cost, by="taylor", transcripts=bench.transcripts)]
 
+    time: dict[str, Any] = {"constraint": "latency", "threads": arguments.threads}
     few = replace(
         gated, steps=short, warmup_steps=short // 20, evaluate_every=short
     )  # what is known need not be learnt
     after_few = bench.fine_tuning(seed + 1, distilled, steps=arguments.steps)
 
-    def from_taylor(target: float, constraint: Constraint = "parameters") -> list[Any]:
+    def from_taylor(target: float, **cost: Any) -> list[Any]:
         start: dict[str, Any] = {"start": "taylor", "gate_rate": arguments.gate_rate / 4, **bench.learnt}
-        return [L0Pruning(few, (LayerwiseDistillation(),), target=target, constraint=constraint, **start)]
+        return [L0Pruning(few, (LayerwiseDistillation(),), target=target, **cost, **start)]
 
     found = {
         "L0 from Taylor and distillation": Way(from_taylor, after_few),
-        "L0 from Taylor and distillation, latency": Way(partial(from_taylor, constraint="latency"), after_few),
+        "L0 from Taylor and distillation, latency": Way(partial(from_taylor, **time), after_few),
         "L0 and distillation": Way(gates(LayerwiseDistillation()), after_taught),
         "L0 without distillation": Way(gates(), after),
         "L0 and distillation, modules only": Way(gates(LayerwiseDistillation(), gates=("modules",)), after_taught),
-        "L0 and distillation, latency": Way(gates(LayerwiseDistillation(), constraint="latency"), after_taught),
+        "L0 and distillation, latency": Way(gates(LayerwiseDistillation(), **time), after_taught),
         "magnitude": Way(lambda target: [ImportancePruning(target)], alone),
         "magnitude and distillation": Way(lambda target: [ImportancePruning(target)], taught),
         "Taylor": Way(taylor, alone),
         "Taylor and distillation": Way(taylor, taught),
-        "Taylor and distillation, latency": Way(partial(taylor, constraint="latency"), taught),
+        "Taylor and distillation, latency": Way(partial(taylor, **time), taught),
         "layer dropping": Way(lambda target: [LayerDropping(encoder=max(1, round(layers * target)))], alone),
         "unstructured magnitude": Way(
             lambda target: [MagnitudePruning((1 - target) * of_linears, rounds=2, recovery=alone)], None
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="*", default=[0.7, 0.5, 0.4, 0.3], help="shares that are left")
     parser.add_argument("--ways", nargs="*", default=[], help="names of rows; all of them if not given")
     parser.add_argument("--rounds", type=int, default=3, help="of timing; none: 0")
-    parser.add_argument("--threads", type=int, default=2, help="of timing")
+    parser.add_argument("--threads", type=int, default=2, help="that times are on")
     arguments = parser.parse_args()
     bench, settings = opened(arguments, OWN_SETTINGS)
     found = printed(rows(bench, arguments), line)

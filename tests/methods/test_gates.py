@@ -9,12 +9,13 @@ import torch
 from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
-from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs, whole_seconds
+from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs, latency_costs
 from sotto.methods.gate_decisions import carry_out, decide, left_notes, share_of
 from sotto.methods.gate_start import places_of, start_in_order
 from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
+from sotto.methods.module_times import SHARES, Times
 from sotto.metrics.cost import count_parameters, flops_by_module
 from sotto.surgery import drop_module, factor, narrow_heads, structure_of
 from tones import tiny_whisper
@@ -218,46 +219,67 @@ def test_the_share_is_that_of_the_expected_cost_by_hand() -> None:
     assert costs.share(expected).item() == pytest.approx((0.5 * 6 + 3 + 4) / 20)
 
 
-def test_latency_is_measured_at_some_widths() -> None:
+def test_latency_is_measured_at_some_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sotto.methods.module_times.ENOUGH", 0.0)
     found = recognizer("parakeet")
     gated = modules_of(found)
     costs = gate_costs(found, gated, "latency")
     assert costs.whole > 0
     assert all(cost.widths[-1] == each.units for cost, each in zip(costs.modules, gated, strict=True))
-    assert all(value > 0 for cost in costs.modules for value in cost.costs)
+    assert all(cost.costs[-1] > 0 for cost in costs.modules)
     assert costs.modules[0] == costs.modules[4]  # the same network of another layer
     one = modules_of(recognizer("wav2vec2_conformer_rotary"))
     assert gate_costs(recognizer("wav2vec2_conformer_rotary"), one, "latency").whole > 0
 
 
-def test_heads_of_fewer_channels_have_times_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def same_at_every_share(times: Times) -> dict[float, Times]:
+    return dict.fromkeys(SHARES, times)
+
+
+def test_heads_of_fewer_channels_have_times_of_their_own() -> None:
     found = Recognizer(*tiny_whisper(encoder_layers=3))
     stack = found.architecture.stack("encoder")
     narrow_heads(found.model, stack, 1, stack.attentions[0], 5)
     gated = [each for each in modules_of(found) if each.module is stack.attentions[0]]
-    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda *_: [4.0, 1.0, 6.0])
-    assert [cost.costs[-1] for cost in gate_costs(found, gated, "latency").modules] == [5.0, 1.0, 5.0]
+    modules, whole = latency_costs(gated, same_at_every_share(Times(20.0, (4.0, 1.0, 6.0))))
+    assert [cost.costs[-1] for cost in modules] == [5.0, 1.0, 5.0]
+    assert whole == 20.0
 
 
-def test_the_whole_is_timed_without_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(heard: Recognizer, length: float) -> float:
-        measured = whole_seconds(heard, length)
-        return measured if any(module._forward_hooks for module in heard.model.modules()) else 7.0
-
-    found = recognizer("parakeet")
-    monkeypatch.setattr("sotto.methods.gate_costs.whole_seconds", seconds)
-    assert gate_costs(found, modules_of(found), "latency").whole == 7.0
-
-
-def test_more_units_never_cost_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = recognizer("parakeet")
-    gated = modules_of(found)
+def test_more_units_never_cost_less() -> None:
+    gated = modules_of(recognizer("parakeet"))
     measured = {0.125: 3.0, 0.25: 2.0, 0.5: 5.0, 0.75: 4.0, 1.0: 6.0}
-    monkeypatch.setattr("sotto.methods.gate_costs.timed", lambda _, __, share, ___: [measured[share]] * len(gated))
-    costs = gate_costs(found, gated, "latency")
-    network = next(cost for cost, each in zip(costs.modules, gated, strict=True) if each.units == 24)
+    count = len(gated)
+    found = {share: Times(10.0 + count * each, (each,) * count) for share, each in measured.items()}
+    costs, _ = latency_costs(gated, found)
+    network = next(cost for cost, each in zip(costs, gated, strict=True) if each.units == 24)
     assert network.widths == (3, 6, 12, 18, 24)
-    assert network.costs == (3.0, 3.0, 5.0, 5.0, 6.0)
+    assert network.costs == pytest.approx((3.0, 3.0, 5.0, 5.0, 6.0))
+
+
+def test_modules_that_seem_slow_apart_are_scaled_to_what_the_whole_model_is_faster_by() -> None:
+    """Half of the units: 12 of 20 seconds of the whole, of which 8 are the rest; the modules say 3 + 5 apart, not 4."""
+    network = next(each for each in modules_of(recognizer("parakeet")) if each.units == 24)
+    gated = [each for each in modules_of(recognizer("parakeet")) if each.module.name == network.module.name]
+    costs, _ = latency_costs(gated, {0.5: Times(12.0, (3.0, 5.0)), 1.0: Times(20.0, (5.0, 7.0))})
+    assert costs[0].widths == (12, 24)
+    assert [cost.costs for cost in costs] == [pytest.approx((2.0, 6.0))] * 2  # of one shape: the medians
+
+
+def test_time_is_on_the_threads_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, before, heard = recognizer("parakeet"), torch.get_num_threads(), []
+    gated = modules_of(found)
+
+    def timed(*_: object) -> Times:
+        heard.append(torch.get_num_threads())
+        return Times(20.0, (1.0,) * len(gated))
+
+    monkeypatch.setattr("sotto.methods.module_times.timed", timed)
+    assert gate_costs(found, gated, "latency", threads=before + 1).threads == before + 1
+    gate_costs(found, gated, "latency")
+    assert set(heard[: len(heard) // 2]) == {before + 1}
+    assert set(heard[len(heard) // 2 :]) == {before}
+    assert torch.get_num_threads() == before
 
 
 def test_costs_are_of_audio_of_the_length_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,10 +296,8 @@ def test_costs_are_of_audio_of_the_length_that_is_asked_for(monkeypatch: pytest.
     shares = [costs.modules[attention].costs[-1] / costs.whole for costs in (short, long)]
     assert shares[0] < shares[1]  # products of every frame with every other one
     heard = []
-    monkeypatch.setattr("sotto.methods.gate_costs.whole_seconds", lambda _, length: heard.append(length) or 1.0)
-    monkeypatch.setattr(
-        "sotto.methods.gate_costs.timed", lambda _, own, __, length: heard.append(length) or [1.0] * len(own)
-    )
+    monkeypatch.setattr("sotto.methods.module_times.whole_seconds", lambda _, length: heard.append(length) or 1.0)
+    monkeypatch.setattr("sotto.methods.module_times.Clock.seconds", lambda _: 0.01)
     gate_costs(found, gated, "latency", 3.0)
     assert set(heard) == {3.0}
     whisper = Recognizer(*tiny_whisper())

@@ -167,6 +167,11 @@ def test_of_time_what_is_expected_and_what_is_measured_are_said(monkeypatch: pyt
         ({"target": 1.5}, "target must be between 0 and 1, found 1.5"),
         ({"target": 0.5, "seconds": 5.0}, "parameters are the same for audio of any length; leave out seconds"),
         ({"target": 0.5, "constraint": "flops", "seconds": 0.0}, "seconds must be positive, found 0"),
+        (
+            {"target": 0.5, "constraint": "flops", "threads": 2},
+            "flops are the same on any number of threads; leave out threads",
+        ),
+        ({"target": 0.5, "constraint": "latency", "threads": 0}, "threads must be at least 1, found 0"),
         ({"target": 0.5, "clips": 8}, "importance by magnitude hears no clips; leave out clips and transcripts"),
         ({"target": 0.5, "by": "taylor", "clips": 0}, "clips must be at least 1, found 0"),
         ({"target": 0.5, "gates": ("modules",)}, "gates must name heads, neurons or channels"),

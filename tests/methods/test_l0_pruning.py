@@ -281,9 +281,10 @@ def test_a_target_that_these_gates_cannot_reach_is_refused(
 
 
 def test_costs_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sotto.methods.module_times.ENOUGH", 0.0)
     found = recognizer("parakeet")
     gated = list(gated_modules(found.model, ("encoder",), ("modules", "neurons")))
-    config = L0Pruning(Training(steps=1, keep="last"), constraint="latency")
+    config = L0Pruning(Training(steps=1, keep="last"), constraint="latency", threads=2)
     first = kept_costs(found, gated, config, tmp_path / "work" / "costs.json")
     monkeypatch.setattr("sotto.methods.l0_pruning.gate_costs", None)
     assert kept_costs(found, gated, config, tmp_path / "work" / "costs.json") == first
@@ -323,6 +324,8 @@ def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
         ({"gate_rate": 0.0}, "gate_rate must be positive, found 0.0"),
         ({"seconds": 5.0}, "parameters are the same for audio of any length; leave out seconds"),
         ({"constraint": "flops", "seconds": 0.0}, "seconds must be positive, found 0"),
+        ({"constraint": "flops", "threads": 2}, "flops are the same on any number of threads; leave out threads"),
+        ({"constraint": "latency", "threads": 0}, "threads must be at least 1, found 0"),
         ({"target_warmup": 1.5}, "target_warmup must be between 0 and 1, found 1.5"),
         ({"gates": ()}, "gates and stacks must name at least one each"),
         ({"clips": 8}, "gates that start open hear no clips before training; leave out clips"),

@@ -12,9 +12,10 @@ import torch
 from sotto.architectures import Attention
 from sotto.checkpoint import Recognizer
 from sotto.distribution import found_by_main
-from sotto.methods.gate_costs import Constraint, GateCosts, whole_seconds
+from sotto.methods.gate_costs import Constraint, GateCosts
 from sotto.methods.gated_modules import GatedModule, of_inputs
 from sotto.methods.gates import Gates
+from sotto.methods.module_times import on_threads, whole_seconds
 
 HALVINGS = 40
 TOLERANCE = 0.01  # of the target, by which what is left may be less without a word
@@ -126,11 +127,12 @@ def left_notes(
     if constraint == "flops":
         return [f"{of_what} are left; {aim}"]
     length = costs.length
-    measured = found_by_main(lambda: whole_seconds(recognizer, length)) / costs.whole
+    with on_threads(costs.threads):
+        measured = found_by_main(lambda: whole_seconds(recognizer, length)) / costs.whole
+        threads = torch.get_num_threads()
     return [
-        f"{of_what} are expected to be left, from times of its modules apart; {aim}",
-        f"the whole pruned model was measured to take {measured:.1%} of the latency before, "
-        f"threads: {torch.get_num_threads()}",
+        f"{of_what} are expected to be left, from times of its modules; {aim}",
+        f"the whole pruned model was measured to take {measured:.1%} of the latency before, threads: {threads}",
     ]
 
 

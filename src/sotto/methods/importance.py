@@ -15,7 +15,7 @@ import torch
 from sotto.checkpoint import Recognizer
 from sotto.distribution import found_by_main
 from sotto.errors import SottoError
-from sotto.methods.gate_costs import Constraint, GateCosts, check_seconds, gate_costs
+from sotto.methods.gate_costs import Constraint, GateCosts, check_constraint, gate_costs
 from sotto.methods.gate_decisions import Decision, around, carry_out, left_notes, share_of
 from sotto.methods.gated_modules import GatedModule, Kind, gated_modules
 from sotto.methods.groups import stacks_named
@@ -32,6 +32,8 @@ class ImportancePruning:
     constraint: Constraint = "parameters"
     seconds: float | None = None
     """length of the audio that FLOPs and time are of; without it a window of the family"""
+    threads: int | None = None
+    """that time is on; without it as many as training has"""
     by: Literal["magnitude", "taylor"] = "magnitude"
     clips: int = 64
     """training clips, the first ones, over which the loss is taken"""
@@ -43,7 +45,7 @@ class ImportancePruning:
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:
             raise SottoError(f"target must be between 0 and 1, found {self.target}")
-        check_seconds(self.seconds, self.constraint)
+        check_constraint(self.constraint, self.seconds, self.threads)
         get_normalizer(self.transcripts)
         if self.by == "magnitude" and (self.clips, self.transcripts) != (64, "none"):
             raise SottoError("importance by magnitude hears no clips; leave out clips and transcripts")
@@ -62,7 +64,9 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
     """Prune `recognizer` in place. Raises SottoError where the target cannot be reached."""
     stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
-    costs = found_by_main(lambda: gate_costs(recognizer, gated, config.constraint, config.seconds))  # times differ
+    costs = found_by_main(  # times differ
+        lambda: gate_costs(recognizer, gated, config.constraint, config.seconds, config.threads)
+    )
     if config.by == "magnitude":
         sizes = [mean_sizes(recognizer.model, each) for each in gated]
         decisions = largest_of_each(gated, sizes, costs, config.target)

@@ -22,7 +22,7 @@ from sotto.distribution import found_once
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.methods.fine_tuning import FineTuning, fine_tune, heard, transcribed_sources
-from sotto.methods.gate_costs import Constraint, GateCosts, check_seconds, gate_costs
+from sotto.methods.gate_costs import Constraint, GateCosts, check_constraint, gate_costs
 from sotto.methods.gate_decisions import carry_out, decide, least_share, left_notes, share_of
 from sotto.methods.gate_start import start_in_order
 from sotto.methods.gated_modules import KINDS, GatedModule, Kind, gated_modules
@@ -48,6 +48,8 @@ class L0Pruning(FineTuning):
     """what the cost is: parameters, FLOPs, or time measured on this machine"""
     seconds: float | None = None
     """length of the audio that FLOPs and time are of; without it a window of the family"""
+    threads: int | None = None
+    """that time is on; without it as many as training has"""
     gates: tuple[Kind, ...] = KINDS
     stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
     open_share: float = 0.9
@@ -69,7 +71,7 @@ class L0Pruning(FineTuning):
         for name in ("target", "open_share"):
             if not 0 < getattr(self, name) < 1:
                 raise SottoError(f"{name} must be between 0 and 1, found {getattr(self, name)}")
-        check_seconds(self.seconds, self.constraint)
+        check_constraint(self.constraint, self.seconds, self.threads)
         if self.gate_rate <= 0:
             raise SottoError(f"gate_rate must be positive, found {self.gate_rate}")
         if not 0 <= self.target_warmup <= 1:
@@ -147,7 +149,9 @@ class L0Objective(Objective):
 
 def kept_costs(recognizer: Recognizer, gated: Sequence[GatedModule], config: L0Pruning, path: Path) -> GateCosts:
     """The costs that the main process finds, the same for all processes and after an interruption: times vary."""
-    found = found_once(path, lambda: to_plain(gate_costs(recognizer, gated, config.constraint, config.seconds)))
+    found = found_once(
+        path, lambda: to_plain(gate_costs(recognizer, gated, config.constraint, config.seconds, config.threads))
+    )
     return parse(GateCosts, found, path.name)
 
 
