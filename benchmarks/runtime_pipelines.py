@@ -1,10 +1,10 @@
-"""Clips through Sotto, and through what else users of a runtime run: openvino-genai, faster-whisper. One by one."""
+"""Clips through Sotto, one by one and in batches, and through what else users of a runtime run, which is one by one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from sotto.text import get_normalizer
 RATE = 16_000
 TOKENS = 128  # at most, of a window: a model that loops is to do so for the same time everywhere
 
-Pipeline = Callable[[Clip], str]
+BATCH = 16
+
+Pipeline = Callable[[Sequence[Clip]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,13 @@ class Hearing:
 
 
 def hear(by: str, precision: str, place: str, hearing: Hearing) -> Heard:
-    """All clips through one of `PIPELINES`, warmed up by the first one; in its own process."""
+    """All clips through one of `PIPELINES`, warmed up by the first ones; in its own process."""
     torch.set_num_threads(hearing.threads)
     clips = list(open_data(hearing.data, sampling_rate=RATE))
     pipeline = PIPELINES[by](Path(place), precision, hearing)
-    pipeline(clips[0])
+    pipeline(clips[:BATCH])
     start = time.perf_counter()
-    texts = [pipeline(clip) for clip in clips]
+    texts = pipeline(clips)
     seconds = time.perf_counter() - start
     names, references = [clip.name for clip in clips], [clip.text or "" for clip in clips]
     errors = measure_errors(names, references, texts, get_normalizer(hearing.normalizer, hearing.language))
@@ -68,8 +70,16 @@ def hear(by: str, precision: str, place: str, hearing: Hearing) -> Heard:
 
 def sotto_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
     """`precision` of a checkpoint; an export's folder has its own, and takes float32."""
+    return opened(place, precision, hearing.decoding)
+
+
+def batch_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
+    return opened(place, precision, replace(hearing.decoding, batch_size=BATCH))
+
+
+def opened(place: Path, precision: str, decoding: Decoding) -> Pipeline:
     recognizer = open_model(place, device="cpu", dtype=DTYPES[precision])
-    return lambda clip: next(iter(recognizer.family.transcribe([clip], hearing.decoding))).text
+    return lambda clips: [found.text for found in recognizer.family.transcribe(clips, decoding)]
 
 
 def openvino_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
@@ -85,7 +95,7 @@ def openvino_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline
     def heard(clip: Clip) -> str:
         return str(client.generate(clip.audio, **asked)).strip()
 
-    return heard
+    return lambda clips: [heard(clip) for clip in clips]
 
 
 def faster_whisper_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
@@ -111,11 +121,12 @@ def faster_whisper_pipeline(place: Path, precision: str, hearing: Hearing) -> Pi
         )
         return "".join(segment.text for segment in segments).strip()
 
-    return heard
+    return lambda clips: [heard(clip) for clip in clips]
 
 
 PIPELINES: dict[str, Callable[[Path, str, Hearing], Pipeline]] = {
     "sotto": sotto_pipeline,
+    "batches": batch_pipeline,
     "openvino": openvino_pipeline,
     "ctranslate2": faster_whisper_pipeline,
 }

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from results_file import check_folder, write_results
-from runtime_pipelines import PIPELINES, Heard, Hearing, hear
+from runtime_pipelines import BATCH, PIPELINES, Heard, Hearing, hear
 from runtime_rows import COLUMNS, PLAIN, RUNTIMES, Row, cost_of_dense, dense_of, described, heading, line, written
 from runtime_variants import Change, random_base, variants
 from shapes import SHAPES
@@ -41,6 +41,7 @@ from sotto.report.formats import points, rate
 from sotto.side_by_side import Timing, in_turn
 
 LIBRARIES = ("onnxruntime", "openvino", "openvino-genai", "nncf", "ctranslate2", "faster-whisper", "pywhispercpp")
+OWN = ("sotto", "batches")  # ways of hearing in Sotto
 SCALE_CLIPS = 8  # for random weights, which gain nothing from more
 HEARD_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "variant": COLUMNS["variant"],
@@ -48,6 +49,7 @@ HEARD_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "WER": lambda row: rate(row["errors"]["wer"]),
     "against dense torch": lambda row: with_interval(row["errors"]["against_dense"]),
     "RTFx in Sotto": lambda row: real_time(row["sotto"]),
+    f"RTFx in batches of {BATCH}": lambda row: real_time(row["batches"]),
     "× torch": lambda row: f"{row['sotto']['against_torch']:.2f}",
     "× own dense": lambda row: f"{row['sotto']['against_dense']:.2f}",
     "WER of its pipeline": lambda row: rate(row["pipeline"]["wer"]) if "pipeline" in row else "",
@@ -135,11 +137,12 @@ def timed(rows: Sequence[Row], timing: Timing, write: Callable[[list[dict[str, A
 
 
 def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Hearing, rounds: int) -> None:
-    """Put beside the times of every row errors and speed on real clips, in Sotto and in the runtime's own pipeline."""
+    """Put beside the times of every row errors and speed on real clips, in Sotto, there in batches too, and in the
+    runtime's own pipeline."""
     openable = [(number, row) for number, row in enumerate(rows) if row.runtime.to != "whisper.cpp"]
-    asked = [(number, row, by) for number, row in openable for by in ("sotto", row.runtime.to) if by in PIPELINES]
+    asked = [(number, row, by) for number, row in openable for by in (*OWN, row.runtime.to) if by in PIPELINES]
     calls = [
-        partial(hear, by, row.dtype if by == "sotto" else row.runtime.precision, str(row.place), hearing)
+        partial(hear, by, row.dtype if by in OWN else row.runtime.precision, str(row.place), hearing)
         for _, row, by in asked
     ]
     found = in_turn(calls, rounds)
@@ -147,7 +150,7 @@ def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Heari
     plain = passes[dense_of(rows, PLAIN).name, "sotto"]
     for number, row, by in asked:
         own, dense = passes[row.name, by], passes[dense_of(rows, row.runtime).name, by]
-        results[number]["sotto" if by == "sotto" else "pipeline"] = speed_of(own, plain, dense)
+        results[number][by if by in OWN else "pipeline"] = speed_of(own, plain, dense)
         if by == "sotto":
             results[number]["errors"] = errors_of(own[0].errors, plain[0].errors)
     print(heading(list(HEARD_COLUMNS)))

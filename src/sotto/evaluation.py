@@ -54,7 +54,7 @@ def evaluate_models(
         recognizer = open_model(name, device=processes().device)
         source = open_data(data, sampling_rate=recognizer.sampling_rate)
         reports[name] = evaluate(recognizer, source, decoding, normalizer)
-        decodings[name] = f"{runtime_of(name)}, {recognizer.family.followed(decoding).describe()}"
+        decodings[name] = f"{runtime_of(name)}, {decoding.describe()}"
         skipped |= dict.fromkeys(skipped_lines(source))
     ordered = list(reports.values())
     comparison = compare(ordered[1], ordered[0]) if len(ordered) == 2 else None

@@ -21,7 +21,7 @@ from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Segment
 from sotto.errors import SottoError
 from sotto.exports import export
-from sotto.exports.openvino_pipeline import segments_of
+from sotto.exports.openvino_pipeline import GenaiPipeline, segments_of
 from sotto.exports.openvino_precision import in_precision
 from sotto.exports.signal_stack import signal_stack_kept
 from sotto.opening import open_model
@@ -78,6 +78,30 @@ def heard(client: WhisperPipeline, audio: Any, **settings: Any) -> tuple[str, An
     found = client.generate(audio.tolist(), language="<|en|>", task="transcribe", **settings)
     times = [(chunk.start_ts, chunk.end_ts) for chunk in found.chunks or ()]
     return found.texts[0].strip(), times
+
+
+def test_short_clips_go_in_batches_and_what_is_alone_through_openvino_genai(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips of 1 to 3 s; the window is six seconds."""
+    export(MODEL, tmp_path / "out", to="openvino", audio=CLIPS / "calibration")
+    clips = list(open_data(DataConfig(str(CLIPS / "test"), samples=5), sampling_rate=RATE))
+    long = Clip("long", np.concatenate([clip.audio for clip in clips]), RATE, "", "")
+    taken: list[str] = []
+    transcription = GenaiPipeline.transcription
+
+    def noted(self: GenaiPipeline, family: Any, clip: Clip, *settings: Any) -> Any:
+        taken.append(clip.name)
+        return transcription(self, family, clip, *settings)
+
+    monkeypatch.setattr(GenaiPipeline, "transcription", noted)
+    family = open_model(tmp_path / "out").family
+    one_by_one = [found.text for found in family.transcribe(clips, Decoding(batch_size=1))]
+    assert taken == [clip.name for clip in clips]
+    taken.clear()
+    found = list(family.transcribe([*clips[:4], long, clips[4]], Decoding(batch_size=3)))
+    assert [each.text for each in found if each.name != "long"] == one_by_one
+    assert taken == [clips[3].name, "long", clips[4].name]
 
 
 def test_openvino_genai_tells_the_times_of_words(tmp_path: Path) -> None:
@@ -174,14 +198,13 @@ def said(*arguments: object) -> str:
 
 
 def test_errors_stand_beside_the_runtime_and_its_batch(whisper: Both, checkpoint: Path, tmp_path: Path) -> None:
-    """openvino-genai takes clips one by one, whatever batch is asked for; beams are transformers' own."""
     clips, numbers = whisper[1].parent / "clips", tmp_path / "numbers.json"
-    for beams, batch in ((1, 1), (2, 8)):
+    for beams in (1, 2):
         said("evaluate", whisper[1], clips, "--against", checkpoint, "--beams", beams, "--json", numbers)
         models = json.loads(numbers.read_text())["models"]
         settings = f"{'greedy' if beams == 1 else '2 beams'}, language automatic, no timestamps"
         assert [each["decoding"] for each in models.values()] == [
-            f"openvino float32, {settings}, batch {batch}",
+            f"openvino float32, {settings}, batch 8",
             f"torch, {settings}, batch 8",
         ]
         assert len({each["wer"] for each in models.values()}) == 1

@@ -113,8 +113,8 @@ def as_decoded(exported: Recognizer, inputs: Inputs) -> torch.Tensor:
 
 
 def written(recognizer: Recognizer, clips: Sequence[Clip], language: str | None) -> list[str]:
-    """Greedy transcripts."""
-    return [found.text for found in recognizer.family.transcribe(clips, Decoding(language=language))]
+    """Greedy transcripts, one by one, so that a runtime's own pipeline writes them where it has one."""
+    return [found.text for found in recognizer.family.transcribe(clips, Decoding(language=language, batch_size=1))]
 
 
 def check(found: Agreement, precision: str) -> None:

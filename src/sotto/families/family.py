@@ -98,10 +98,6 @@ class Family(ABC):
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
         """Transcribe clips in the order given. Raises SottoError at once where the model cannot decode like this."""
 
-    def followed(self, decoding: Decoding) -> Decoding:
-        """The settings as `transcribe` follows them."""
-        return decoding
-
     @property
     def idle_weights(self) -> bool:
         """Whether some weights may take no part in the loss of a batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,15 +105,7 @@ class Whisper(Family):
         return generation
 
     def transcribe(self, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
-        pipeline = self.pipeline(decoding)
-        return transcribe(self, clips, decoding) if pipeline is None else pipeline.transcribe(self, clips, decoding)
-
-    def followed(self, decoding: Decoding) -> Decoding:
-        return decoding if self.pipeline(decoding) is None else replace(decoding, batch_size=1)
-
-    def pipeline(self, decoding: Decoding) -> Any:
-        """A runtime's own, which takes clips one by one and searches greedily; None where the model has none."""
-        return getattr(self.model, "pipeline", None) if decoding.beams == 1 else None
+        return transcribe(self, clips, decoding)
 
     def shorten_window(self, seconds: float) -> None:
         """Positions are sinusoids: those of a shorter window are the first ones."""

@@ -24,8 +24,11 @@ def transcribe(family: Family, clips: Iterable[Clip], decoding: Decoding) -> Ite
     """Clips that fit the window go in batches; a longer one goes alone, window after window.
 
     Each window begins where the last whole segment ended (Radford et al. 2022, section 3.8, without its temperature
-    fallback). Raises SottoError at once where the checkpoint knows no such language or task, and while it runs for a
-    clip that needs timestamps of a checkpoint that has none.
+    fallback). Where the model has a runtime's own pipeline, which takes clips one by one and searches greedily, clips
+    that go alone, and timestamps, are that one's.
+
+    Raises SottoError at once where the checkpoint knows no such language or task, and while it runs for a clip that
+    needs timestamps of a checkpoint that has none.
     """
     settings = generation_settings(family.model, decoding)
     return stream(family, clips, decoding, settings)
@@ -36,7 +39,15 @@ def stream(
 ) -> Iterator[Transcription]:
     for batch in batches(clips, family.window_seconds, decoding.batch_size):
         timed = decoding.timestamps or batch[0].seconds > family.window_seconds
-        yield from transcribe_batch(family, batch, settings, timed)
+        if has_pipeline(family.model, decoding) and (timed or len(batch) == 1):
+            yield from family.model.pipeline.transcribe(family, batch, decoding)
+        else:
+            yield from transcribe_batch(family, batch, settings, timed)
+
+
+def has_pipeline(model: Any, decoding: Decoding) -> bool:
+    """Whether a runtime's own pipeline can decode so; making it, which takes time and memory, is left for its use."""
+    return hasattr(type(model), "pipeline") and decoding.beams == 1
 
 
 def transcribe_batch(family: Family, batch: list[Clip], settings: dict[str, Any], timed: bool) -> list[Transcription]:
