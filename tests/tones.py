@@ -65,3 +65,9 @@ def tiny_whisper(seed: int = 0, **changes: Any) -> tuple[Any, Any]:
     config = NewWhisper(**(sizes | frame | changes))
     processor = new_processor(config, PITCHES)
     return new_model(config, processor.tokenizer, seed), processor
+
+
+def forbid_special_tokens(model: Any, processor: Any) -> None:
+    """As published checkpoints do: what clients make of special tokens that random weights write differs."""
+    end = processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    model.generation_config.suppress_tokens = list(range(end + 1, model.config.vocab_size))

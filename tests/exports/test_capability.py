@@ -35,7 +35,7 @@ from sotto.surgery import (
     narrow_heads,
     reduce_attention,
 )
-from tones import tiny_whisper, write_folder
+from tones import forbid_special_tokens, tiny_whisper, write_folder
 
 GRAPHS = ("onnx", "openvino", "sherpa-onnx")
 GAINS = {Outcome.KEPT, Outcome.IN_PART}
@@ -48,9 +48,7 @@ def whisper(layers: int = 1) -> Recognizer:
     sizes = {"encoder_layers": layers, "decoder_layers": layers, "d_model": 64, "attention_heads": 4}
     found = Recognizer(*tiny_whisper(**sizes, maximum_tokens=16))
     found.model.eval()
-    text = found.processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    special = range(text + 1, found.model.config.vocab_size)
-    found.model.generation_config.suppress_tokens = list(special)  # as published checkpoints do
+    forbid_special_tokens(found.model, found.processor)
     return found
 
 

@@ -11,15 +11,17 @@ from sotto import LowRank, ShorterWindow, compress, export, load
 from sotto.checkpoint import Recognizer
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
+from sotto.exports import TARGETS
 from sotto.measurement import measure_cost
 from sotto.opening import open_model
-from tones import open_folder, square_wave, tiny_whisper, write_folder
+from tones import forbid_special_tokens, open_folder, square_wave, tiny_whisper, write_folder
 from whisper_windows import features_of, own_transcript
 
 
 @pytest.fixture
 def long() -> Recognizer:
     model, processor = tiny_whisper(window_seconds=4.0, encoder_layers=2)
+    forbid_special_tokens(model, processor)
     return Recognizer(model.eval(), processor, language="en")
 
 
@@ -64,11 +66,12 @@ def test_longer_clips_are_heard_window_after_window(long: Recognizer, tmp_path: 
     assert len(seen) >= 3  # the second clip takes several windows
 
 
-def test_other_steps_follow_and_the_export_has_the_window(long: Recognizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_other_steps_follow_and_every_export_has_the_window(target: str, long: Recognizer, tmp_path: Path) -> None:
     clips = write_folder(tmp_path / "clips", ["one", "two"], [0.8, 0.9])
     short = compress(long, ShorterWindow(1), LowRank(parameters=0.9, rank_multiple=8), calibration=clips, language="en")
     assert short.window_seconds == 1
-    export(short, tmp_path / "export", to="lite-whisper", audio=clips)
+    export(short, tmp_path / "export", to=target, audio=clips)
     opened = open_model(tmp_path / "export", device="cpu")
     assert opened.window_seconds == 1
     audio = np.asarray(square_wave(300, 0.7))
