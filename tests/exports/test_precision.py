@@ -6,7 +6,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sotto.exports.precision import quantize_table, rounded
+from sotto.exports.precision import HALVED, quantize_table, rounded, store_in_16_bits
 
 
 def decoder(table: NDArray[np.float32]) -> onnx.ModelProto:
@@ -60,3 +60,33 @@ def test_a_table_that_is_no_head_stays() -> None:
     before = model.SerializeToString()
     quantize_table(model)
     assert model.SerializeToString() == before
+
+
+def test_what_is_large_and_floating_is_stored_in_16_bits() -> None:
+    generator = np.random.default_rng(0)
+    stored = {
+        "large": generator.standard_normal(HALVED).astype(np.float32),
+        "small": generator.standard_normal(HALVED - 1).astype(np.float32),
+        "beyond": np.full(HALVED, 1e5, np.float32),  # more than 16 bits can say
+        "whole": np.arange(HALVED),
+    }
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in stored]
+    outputs = [
+        helper.make_tensor_value_info(f"{name}_out", helper.np_dtype_to_tensor_dtype(values.dtype), [values.size])
+        for name, values in stored.items()
+    ]
+    weights = [numpy_helper.from_array(values, name) for name, values in stored.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "weights", [], outputs, weights), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    model.ir_version = 10
+    store_in_16_bits(model.graph)
+    onnx.checker.check_model(model)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert kinds.pop("large_half") == TensorProto.FLOAT16
+    assert kinds == {"small": TensorProto.FLOAT, "beyond": TensorProto.FLOAT, "whole": TensorProto.INT64}
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = dict(zip(stored, session.run(None, {}), strict=True))
+    np.testing.assert_array_equal(found["large"], stored["large"].astype(np.float16).astype(np.float32))
+    for name in ("small", "beyond", "whole"):
+        np.testing.assert_array_equal(found[name], stored[name])

@@ -118,12 +118,13 @@ def proved_before_rounding(proof: Proof, place: Path, to: str) -> Agreement:
 
 def compared(proof: Proof, partial: Path, place: Path, to: str, precision: str) -> Agreement:
     """How near what was written to `partial`, for `place`, is to the model. Raises SottoError where it does not run."""
+    asked, expected = proof.asked, proof.expected  # whose errors are not the runtime's
     try:
-        found = by_export(TARGETS[to].read(partial, precision), proof.asked, proof.clips, proof.reference.language)
+        found = by_export(TARGETS[to].read(partial, precision), asked, proof.clips, proof.reference.language)
     except Exception as error:  # every runtime has kinds of its own
         reason = reason_of(error).replace(str(partial), str(place))
         raise SottoError(f"{to} cannot run what was written ({reason}); nothing was left") from error
-    return agreement(proof.expected, found)
+    return agreement(expected, found)
 
 
 def clips_needed(to: str, precision: str) -> int:
