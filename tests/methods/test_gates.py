@@ -15,7 +15,7 @@ from sotto.methods.gate_start import places_of, start_in_order
 from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
 from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
-from sotto.methods.module_times import SHARES, Times
+from sotto.methods.module_times import SHARES, Times, whole_seconds
 from sotto.metrics.cost import count_parameters, flops_by_module
 from sotto.surgery import drop_module, factor, narrow_heads, structure_of
 from tones import tiny_whisper
@@ -226,7 +226,7 @@ def test_latency_is_measured_at_some_widths(monkeypatch: pytest.MonkeyPatch) -> 
     costs = gate_costs(found, gated, "latency")
     assert costs.whole > 0
     assert all(cost.widths[-1] == each.units for cost, each in zip(costs.modules, gated, strict=True))
-    assert all(cost.costs[-1] > 0 for cost in costs.modules)
+    assert all(value > 0 for cost in costs.modules for value in cost.costs)
     assert costs.modules[0] == costs.modules[4]  # the same network of another layer
     one = modules_of(recognizer("wav2vec2_conformer_rotary"))
     assert gate_costs(recognizer("wav2vec2_conformer_rotary"), one, "latency").whole > 0
@@ -264,6 +264,24 @@ def test_modules_that_seem_slow_apart_are_scaled_to_what_the_whole_model_is_fast
     costs, _ = latency_costs(gated, {0.5: Times(12.0, (3.0, 5.0)), 1.0: Times(20.0, (5.0, 7.0))})
     assert costs[0].widths == (12, 24)
     assert [cost.costs for cost in costs] == [pytest.approx((2.0, 6.0))] * 2  # of one shape: the medians
+
+
+def test_the_whole_is_timed_without_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(heard: Recognizer, length: float) -> float:
+        measured = whole_seconds(heard, length)
+        return measured if any(module._forward_hooks for module in heard.model.modules()) else 7.0
+
+    found = recognizer("parakeet")
+    monkeypatch.setattr("sotto.methods.module_times.ENOUGH", 0.0)
+    monkeypatch.setattr("sotto.methods.module_times.whole_seconds", seconds)
+    assert gate_costs(found, modules_of(found), "latency").whole == 7.0
+
+
+def test_on_a_gpu_threads_change_nothing_and_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recognizer("parakeet")
+    monkeypatch.setattr(type(found.model), "device", torch.device("cuda"))
+    with pytest.raises(SottoError, match="the model's time is that on a GPU; leave out threads"):
+        gate_costs(found, modules_of(found), "latency", threads=2)
 
 
 def test_time_is_on_the_threads_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

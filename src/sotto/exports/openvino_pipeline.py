@@ -10,11 +10,11 @@ import numpy as np
 from openvino_genai import WhisperPipeline
 
 from sotto.data import Clip
-from sotto.decoding import Decoding, Segment, Transcription
+from sotto.decoding import Segment, Transcription
 from sotto.exports.signal_stack import signal_stack_kept
 from sotto.exports.targets import damaged
 from sotto.families.family import Family
-from sotto.families.whisper_transcription import check_timestamps, generation_settings
+from sotto.families.whisper_transcription import check_timestamps
 
 
 class GenaiPipeline:
@@ -28,15 +28,14 @@ class GenaiPipeline:
         except RuntimeError as error:
             raise damaged(folder, error) from error
 
-    def transcribe(self, family: Family, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
-        """Raises SottoError at once where the checkpoint knows no such language or task."""
-        settings = generation_settings(family.model, decoding)
-        for name in ("num_beams", "use_cache"):
-            del settings[name]
-        return (self.transcription(family, clip, decoding, settings) for clip in clips)
+    def transcribe(
+        self, family: Family, clips: Iterable[Clip], settings: dict[str, Any], timed: bool
+    ) -> Iterator[Transcription]:
+        """`settings` are those of `generation_settings`."""
+        own = {name: value for name, value in settings.items() if name not in ("num_beams", "use_cache")}
+        return (self.transcription(family, clip, own, timed) for clip in clips)
 
-    def transcription(self, family: Family, clip: Clip, decoding: Decoding, settings: dict[str, Any]) -> Transcription:
-        timed = decoding.timestamps or clip.seconds > family.window_seconds
+    def transcription(self, family: Family, clip: Clip, settings: dict[str, Any], timed: bool) -> Transcription:
         if timed:
             check_timestamps(family.model, clip)
         shortest = family.processor.feature_extractor.n_fft  # openvino-genai refuses half of it; it pads to the window

@@ -64,8 +64,10 @@ def store_in_16_bits(graph: onnx.GraphProto) -> None:
     """What is large and still floating; it is computed with in float32, as before."""
     casts = []
     for tensor in list(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
         values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < HALVED or np.abs(values).max() > np.finfo(np.float16).max:
+        if values.size < HALVED or np.abs(values).max() > np.finfo(np.float16).max:
             continue
         name = f"{tensor.name}_half"
         graph.initializer.remove(tensor)

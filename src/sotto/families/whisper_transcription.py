@@ -40,7 +40,7 @@ def stream(
     for batch in batches(clips, family.window_seconds, decoding.batch_size):
         timed = decoding.timestamps or batch[0].seconds > family.window_seconds
         if has_pipeline(family.model, decoding) and (timed or len(batch) == 1):
-            yield from family.model.pipeline.transcribe(family, batch, decoding)
+            yield from family.model.pipeline.transcribe(family, batch, settings, timed)
         else:
             yield from transcribe_batch(family, batch, settings, timed)
 

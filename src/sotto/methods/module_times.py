@@ -15,13 +15,13 @@ from torch import nn
 
 from sotto.checkpoint import Recognizer
 from sotto.families import evaluating
+from sotto.measurement import TOKENS
 from sotto.methods.gated_modules import GatedModule
 
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a module's units, at which it is timed
 ROUNDS = 3
 REPEATS = 7  # of a timed run at least,
 ENOUGH = 0.5  # and as many as take so many seconds: short runs vary more
-TOKENS = 32  # that Whisper's decoder sees beside a window
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def timed(recognizer: Recognizer, gated: Sequence[GatedModule], share: float, le
     for each in gated:
         if each.has_units:
             each.keep(narrowed.model, range(units_at(share, each.units)))
+    whole = whole_seconds(narrowed, length)  # without clocks, which take time themselves
     clocks = [Clock(narrowed.model, each.parts[0], each.parts[-1]) for each in gated]
-    whole = whole_seconds(narrowed, length)
+    whole_seconds(narrowed, length)
     return Times(whole, tuple(clock.seconds() for clock in clocks))
 
 
