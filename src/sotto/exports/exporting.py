@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from sotto.exports.record import ExportRecord, read_record, write_record
 from sotto.exports.targets import TARGETS, reason_of, target_named
 from sotto.exports.verification import Agreement, Heard, agreement, by_export, by_model, check, windows
 from sotto.families import Inputs
+from sotto.families.fitted_windows import forget_fit, is_fitted
 from sotto.measurement import measure_cost
 from sotto.structure import check as check_structure
 from sotto.structure import from_json, to_json
@@ -25,6 +27,7 @@ from sotto.structure import from_json, to_json
 CLIPS = 4  # that an export is compared on
 CALIBRATION_CLIPS = 64  # at most and others, for scales of what is multiplied
 EXACT = "float32"
+WHOLE_WINDOWS = "clips are padded to the whole window: there none is fitted to them"
 
 
 def export(
@@ -61,12 +64,16 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
     check_taken(recognizer.structure, to)
     cost = measure_cost(recognizer, to)
     reference = replace(recognizer, model=floating_copy(recognizer))
+    whole = is_fitted(recognizer.processor.feature_extractor) and not target.fits_windows
+    if whole:
+        reference.processor = copy.deepcopy(recognizer.processor)
+        forget_fit(reference.processor.feature_extractor)
     try:
         with partial_folder(place.resolve()) as partial:
             proof = Proof(reference, clips[:CLIPS])
             exact = proved_before_rounding(proof, place, to) if precision != EXACT else None
             others = clips[CLIPS:] if len(clips) >= 2 * CLIPS else clips  # scales of very few clips are worse
-            notes = target.write(reference, partial, precision, others)
+            notes = target.write(reference, partial, precision, others) + (WHOLE_WINDOWS,) * whole
             found = compared(proof, partial, place, to, precision)
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(

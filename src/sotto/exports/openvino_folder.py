@@ -19,6 +19,7 @@ from sotto.exports.openvino_precision import in_precision
 from sotto.exports.settings import opened, write_settings
 from sotto.exports.targets import CALIBRATED
 from sotto.families import Ctc
+from sotto.families.fitted_windows import is_fitted
 from sotto.surgery import expand_attention, layers_of
 
 ENCODER, DECODER, FRAMES = "openvino_encoder_model", "openvino_decoder_model", "openvino_model"
@@ -44,8 +45,10 @@ def models(recognizer: Recognizer, precision: str, clips: Sequence[Clip]) -> Ite
     if isinstance(family, Ctc):
         yield FRAMES, in_precision(frame_model(family), precision, heard)
         return
-    yield ENCODER, in_precision(encoder_model(recognizer.model), precision, heard)
-    yield DECODER, in_precision(decoder_model(recognizer.model), "int8" if precision == CALIBRATED else precision, ())
+    fitted = is_fitted(recognizer.processor.feature_extractor)
+    yield ENCODER, in_precision(encoder_model(recognizer.model, fitted), precision, heard)
+    decoder = decoder_model(recognizer.model, fitted)
+    yield DECODER, in_precision(decoder, "int8" if precision == CALIBRATED else precision, ())
 
 
 def expand_all(model: Any) -> None:

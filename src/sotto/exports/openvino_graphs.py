@@ -74,13 +74,29 @@ def kept(keys: torch.Tensor, values: torch.Tensor) -> DynamicLayer:
     return layer
 
 
-def encoder_model(model: Any) -> openvino.Model:
+class FreeEncoder(Encoder):
+    """As `Encoder`, for windows of any length up to the model's own: transformers' encoder takes that alone."""
+
+    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+        encoder = self.encoder
+        states = nn.functional.gelu(encoder.conv2(nn.functional.gelu(encoder.conv1(input_features)))).transpose(1, 2)
+        states = states + encoder.embed_positions.weight[: states.shape[1]]
+        for layer in encoder.layers:
+            states = layer(states, None)
+        normalized: torch.Tensor = encoder.layer_norm(states)
+        return normalized
+
+
+def encoder_model(model: Any, fitted: bool) -> openvino.Model:
+    """Where windows are `fitted`, the model takes those that are shorter than its own."""
     config = model.config
     features = torch.randn(Sizes.batch, config.num_mel_bins, 2 * config.max_source_positions)
-    return converted(Encoder(model), (features,), ({0: Dim.DYNAMIC},), ["input_features"], ["last_hidden_state"])
+    encoder = FreeEncoder(model) if fitted else Encoder(model)
+    free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC} if fitted else {0: Dim.DYNAMIC}
+    return converted(encoder, (features,), (free,), ["input_features"], ["last_hidden_state"])
 
 
-def decoder_model(model: Any) -> openvino.Model:
+def decoder_model(model: Any, fitted: bool) -> openvino.Model:
     """Takes tokens, states and `beam_idx`; keys and values are states of the model, which a request may reset."""
     config = model.config
     states = torch.randn(Sizes.batch, config.max_source_positions, config.d_model)
@@ -91,7 +107,7 @@ def decoder_model(model: Any) -> openvino.Model:
     found = converted(
         Tokens(model),
         (ids, states, past),
-        (free, {0: Dim.DYNAMIC}, tuple({0: Dim.DYNAMIC, 2: Dim.DYNAMIC} for _ in past)),
+        (free, free if fitted else {0: Dim.DYNAMIC}, tuple({0: Dim.DYNAMIC, 2: Dim.DYNAMIC} for _ in past)),
         ["input_ids", "encoder_hidden_states", *(f"past.{name}" for name in own)],
         ["logits", *(f"present.{name}" for name in names)],
     )

@@ -34,6 +34,8 @@ class Target:
     """the precisions whose scales are taken from clips"""
     computed_in: Mapping[str, str] = field(default_factory=dict)
     """precision -> a coarser one in which the runtime may compute it"""
+    fits_windows: bool = False
+    """what is written hears windows of any length, up to the model's own"""
 
     def write(self, recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip]) -> tuple[str, ...]:
         """Write `recognizer`, in floats on the CPU, to the empty `folder`, without looking at what was written.
@@ -87,6 +89,7 @@ TARGETS: Mapping[str, Target] = {
         files="openvino_*",
         calibrated=(CALIBRATED,),
         computed_in={"float16": "bfloat16"},
+        fits_windows=True,
     ),
     "sherpa-onnx": Target("sotto.exports.sherpa_onnx_folder", ("float32", "int8"), needs=ONNX, files="*.onnx*"),
     "ctranslate2": Target(
@@ -95,8 +98,8 @@ TARGETS: Mapping[str, Target] = {
         needs=("ctranslate2",),
         files="model.bin",
     ),
-    "lite-whisper": Target("sotto.exports.lite_whisper_folder", FLOATS, in_torch=True),
-    "transformers": Target("sotto.exports.transformers_folder", FLOATS, in_torch=True),
+    "lite-whisper": Target("sotto.exports.lite_whisper_folder", FLOATS, in_torch=True, fits_windows=True),
+    "transformers": Target("sotto.exports.transformers_folder", FLOATS, in_torch=True, fits_windows=True),
 }
 
 

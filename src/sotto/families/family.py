@@ -107,6 +107,10 @@ class Family(ABC):
         """Have model and processor hear windows of so many whole seconds. Raises SottoError as `window` does."""
         raise SottoError("the model has no window of its own, and hears audio of any length")
 
+    def fit_windows(self, silence: float) -> None:
+        """Have windows end so many seconds after the clips of a batch. Raises SottoError where the model has none."""
+        raise SottoError("the model has no window to fit: its batches are as long as their clips")
+
     @contextmanager
     def window(self, seconds: float | None) -> Iterator[None]:
         """For a while the model hears windows of this length; of its own where `seconds` is None.

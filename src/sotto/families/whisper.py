@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch
 from sotto.families.family import Family, Inputs
+from sotto.families.fitted_windows import SETTING
 from sotto.families.whisper_labels import WhisperCollator, shift_right
 from sotto.families.whisper_transcription import TIME_STEP, language_and_task, quiet_transformers, transcribe
 
@@ -108,26 +109,38 @@ class Whisper(Family):
         return transcribe(self, clips, decoding)
 
     def shorten_window(self, seconds: float) -> None:
-        """Positions are sinusoids: those of a shorter window are the first ones."""
+        """Positions are sinusoids: those of a shorter window are the first ones. Graphs have theirs within."""
         whole, encoder = self.window_seconds, self.model.get_encoder()
         if not 1 <= seconds <= whole or seconds % 1:
             raise SottoError(f"a window has whole seconds, at most the model's {whole:g}, found {seconds:g}")
         set_window(self.model.config, self.processor.feature_extractor, round(seconds))
-        first = encoder.embed_positions.weight[: self.model.config.max_source_positions].detach().clone()
-        encoder.embed_positions = nn.Embedding.from_pretrained(first, freeze=True)
+        if hasattr(encoder, "embed_positions"):
+            first = encoder.embed_positions.weight[: self.model.config.max_source_positions].detach().clone()
+            encoder.embed_positions = nn.Embedding.from_pretrained(first, freeze=True)
+
+    def fit_windows(self, silence: float) -> None:
+        setattr(self.processor.feature_extractor, SETTING, silence)
 
     @contextmanager
     def window(self, seconds: float | None) -> Iterator[None]:
+        if seconds is None:
+            yield
+            return
         whole, encoder = self.window_seconds, self.model.get_encoder()
-        positions = encoder.embed_positions
-        if seconds is not None:
-            self.shorten_window(seconds)
+        positions = getattr(encoder, "embed_positions", None)
+        self.shorten_window(seconds)
         try:
             yield
         finally:
-            if seconds is not None:
-                set_window(self.model.config, self.processor.feature_extractor, round(whole))
+            set_window(self.model.config, self.processor.feature_extractor, round(whole))
+            if positions is not None:
                 encoder.embed_positions = positions.to(self.model.device)
+
+    def window_of(self, features: torch.Tensor) -> AbstractContextManager[None]:
+        """For a while the model hears windows as long as `features` (batch, mel bins, frames)."""
+        extractor = self.processor.feature_extractor
+        fits = features.shape[-1] == extractor.nb_max_frames
+        return self.window(None if fits else features.shape[-1] * extractor.hop_length / extractor.sampling_rate)
 
     def collator(self, language: str) -> WhisperCollator:
         multilingual = getattr(self.model.generation_config, "is_multilingual", True)
@@ -136,11 +149,12 @@ class Whisper(Family):
     def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
         """Cross entropy of every token, given those before it."""
         labels, config = batch["labels"], self.model.config
-        outputs = self.model(
-            input_features=batch["input_features"],
-            decoder_input_ids=shift_right(labels, config.decoder_start_token_id, config.pad_token_id),
-            use_cache=False,
-        )
+        with self.window_of(batch["input_features"]):
+            outputs = self.model(
+                input_features=batch["input_features"],
+                decoder_input_ids=shift_right(labels, config.decoder_start_token_id, config.pad_token_id),
+                use_cache=False,
+            )
         loss = nn.functional.cross_entropy(
             outputs.logits.flatten(0, 1).float(),
             labels.flatten(),

@@ -10,6 +10,7 @@ from transformers import WhisperProcessor
 
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, Example, padded
+from sotto.families.fitted_windows import drawn_seconds
 from sotto.families.whisper_transcription import TIME_STEP
 
 
@@ -41,9 +42,11 @@ class WhisperCollator:
 
     def __call__(self, examples: list[Example]) -> Batch:
         extractor = self.processor.feature_extractor
+        seconds = drawn_seconds(extractor, [len(example.audio) for example in examples])
         heard = extractor(
             [example.audio for example in examples],
             sampling_rate=extractor.sampling_rate,
+            max_length=seconds * extractor.sampling_rate,
             return_attention_mask=True,
             return_tensors="pt",
         )

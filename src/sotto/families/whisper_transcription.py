@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -15,8 +17,10 @@ from sotto.data import Clip
 from sotto.decoding import Decoding, Segment, Transcription
 from sotto.errors import SottoError
 from sotto.families.family import Family, batches, evaluating
+from sotto.families.fitted_windows import fitted_seconds, is_fitted
 
 TIME_STEP = 0.02  # seconds; one encoder position, and the grid of Whisper's timestamps, whatever the window
+LOOK_AHEAD = 8  # batches
 LONGEST_PROMPT = 4  # start of transcript, language, task, no timestamps
 
 
@@ -27,22 +31,47 @@ def transcribe(family: Family, clips: Iterable[Clip], decoding: Decoding) -> Ite
     fallback). Where the model has a runtime's own pipeline, which takes clips one by one and searches greedily, clips
     that go alone, and timestamps, are that one's.
 
+    Where windows are fitted to the clips, clips of about a length are heard together, whatever their order; those that
+    need timestamps are heard in whole windows.
+
     Raises SottoError at once where the checkpoint knows no such language or task, and while it runs for a clip that
     needs timestamps of a checkpoint that has none.
     """
     settings = generation_settings(family.model, decoding)
+    if is_fitted(family.processor.feature_extractor) and not decoding.timestamps:
+        return by_length(family, clips, decoding, settings)
     return stream(family, clips, decoding, settings)
+
+
+def by_length(
+    family: Family, clips: Iterable[Clip], decoding: Decoding, settings: dict[str, Any]
+) -> Iterator[Transcription]:
+    """In the order of the clips; each `LOOK_AHEAD` batches of them are heard from the shortest to the longest."""
+    left = iter(clips)
+    while ahead := list(islice(left, LOOK_AHEAD * decoding.batch_size)):
+        order = sorted(range(len(ahead)), key=lambda number: ahead[number].seconds)
+        found = stream(family, (ahead[number] for number in order), decoding, settings)
+        yield from (transcription for _, transcription in sorted(zip(order, found, strict=True), key=itemgetter(0)))
 
 
 def stream(
     family: Family, clips: Iterable[Clip], decoding: Decoding, settings: dict[str, Any]
 ) -> Iterator[Transcription]:
+    fitted = is_fitted(family.processor.feature_extractor)
     for batch in batches(clips, family.window_seconds, decoding.batch_size):
         timed = decoding.timestamps or batch[0].seconds > family.window_seconds
-        if has_pipeline(family.model, decoding) and (timed or len(batch) == 1):
+        if has_pipeline(family.model, decoding) and (timed or (len(batch) == 1 and not fitted)):
             yield from family.model.pipeline.transcribe(family, batch, settings, timed)
         else:
-            yield from transcribe_batch(family, batch, settings, timed)
+            with family.window(None if timed else window_for(family, batch)):
+                found = transcribe_batch(family, batch, settings, timed)
+            yield from found
+
+
+def window_for(family: Family, batch: list[Clip]) -> int | None:
+    """Seconds of the window for a batch of short clips; None for the model's own."""
+    seconds = fitted_seconds(family.processor.feature_extractor, max(clip.seconds for clip in batch))
+    return None if seconds == family.window_seconds else seconds
 
 
 def has_pipeline(model: Any, decoding: Decoding) -> bool:

@@ -3,6 +3,7 @@
 from sotto.methods.adaptive_pruning import AdaptivePruning, apply_adaptive_pruning
 from sotto.methods.distil_whisper import DistilWhisper
 from sotto.methods.fine_tuning import FineTuning
+from sotto.methods.fitted_window import FittedWindow
 from sotto.methods.guided_distillation import GuidedDistillation
 from sotto.methods.head_reduction import apply_head_reduction
 from sotto.methods.head_reduction_config import HeadReduction
@@ -24,6 +25,7 @@ __all__ = [
     "AdaptivePruning",
     "DistilWhisper",
     "FineTuning",
+    "FittedWindow",
     "GuidedDistillation",
     "HeadReduction",
     "HoldZeros",
