@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import openvino
 import torch
 from torch import nn
 from torch.export import Dim
 
 from sotto.checkpoint import Recognizer
+from sotto.data import Clip
 from sotto.exports.openvino_folder import models
 from sotto.exports.openvino_graphs import converted
 from sotto.exports.openvino_models import OpenVinoGraph
@@ -22,14 +24,16 @@ Run = Callable[[], dict[str, torch.Tensor]]
 
 
 def encoder_run(recognizer: Recognizer, inputs: Inputs, precision: str, folder: Path) -> Run:
-    _, model = next(models(recognizer, precision, ()))  # the first is what hears audio
+    """Where scales are calibrated they are those of silence: time does not depend on them."""
+    silence = Clip("silence", np.zeros(recognizer.sampling_rate, dtype=np.float32), recognizer.sampling_rate)
+    _, model = next(models(recognizer, precision, [silence]))  # the first is what hears audio
     return run_of(model, inputs, folder)
 
 
 def module_run(module: nn.Module, heard: torch.Tensor, precision: str, folder: Path) -> Run:
     """The model takes batches of any size, as that of an encoder."""
     model = converted(module, (heard.repeat(2, 1, 1),), ({0: Dim.DYNAMIC},), ["heard"], ["given"])
-    return run_of(in_precision(model, precision, ()), {"heard": heard}, folder)
+    return run_of(in_precision(model, precision, [{"heard": heard}]), {"heard": heard}, folder)
 
 
 def run_of(model: openvino.Model, inputs: Inputs, folder: Path) -> Run:

@@ -18,14 +18,14 @@ from torch import nn
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.exports.copies import floating_copy
-from sotto.exports.targets import target_named
+from sotto.exports.targets import CALIBRATED, target_named
 from sotto.families import Inputs
 from sotto.progress import track
 
 ROUNDS = 7
 TURNS = 7  # of parts in a round: they are short, and much else that a machine does is not
 
-RuntimeName = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8"]
+RuntimeName = Literal["torch", "onnx", "onnx-int8", "openvino", "openvino-int8", "openvino-int8-calibrated"]
 Run = Callable[[], object]
 """Computes once, and is done when it returns."""
 Key = TypeVar("Key", bound=Hashable)
@@ -65,6 +65,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "onnx-int8": Runtime("sotto.exports.onnx_runs", "onnx", "int8"),
     "openvino": Runtime("sotto.exports.openvino_runs", "openvino"),
     "openvino-int8": Runtime("sotto.exports.openvino_runs", "openvino", "int8"),
+    "openvino-int8-calibrated": Runtime("sotto.exports.openvino_runs", "openvino", CALIBRATED),
 }
 
 
