@@ -106,7 +106,7 @@ def int8_product(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> t
     rows = x.reshape(-1, x.shape[-1]).float()
     own = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / largest_code(8)
     product = whole_product((rows / own).round().to(torch.int8), codes)
-    return (product * own * scale.float().t()).to(x.dtype).view(*x.shape[:-1], -1)
+    return (product * own * scale.float().t()).to(x.dtype).view(*x.shape[:-1], len(codes))
 
 
 def whole_product(rows: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

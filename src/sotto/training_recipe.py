@@ -25,7 +25,7 @@ from sotto.examples import ClipExamples, SplicedExamples, examples_of
 from sotto.families import family_of
 from sotto.named_checkpoints import checkpoints_in, local_or_hub, mark_of
 from sotto.new_models import new_models
-from sotto.objectives import Setting, check_steps, objectives
+from sotto.objectives import Setting, check_training, objectives
 from sotto.run_folder import claimed
 from sotto.text import get_normalizer
 from sotto.training import Training, kept_wer, train
@@ -99,7 +99,7 @@ class TrainingRecipe:
             raise SottoError("weights_from is for a new model; a base brings all of its weights")
         if self.vocabulary_from is not None and self.new is None:
             raise SottoError("vocabulary_from is for a new model; a base brings its own")
-        check_steps(self.objectives, self.training.steps)
+        check_training(self.objectives, self.training.steps, self.training.keep)
 
 
 def read_training_recipe(path: Path) -> TrainingRecipe:

@@ -17,6 +17,7 @@ from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.module_times import SHARES, Times, whole_seconds
 from sotto.metrics.cost import count_parameters, flops_by_module
+from sotto.new_models import NewParakeet, new_models
 from sotto.surgery import drop_module, factor, narrow_heads, structure_of
 from tones import tiny_whisper
 
@@ -356,18 +357,22 @@ def test_cheap_units_fill_what_dear_ones_leave(seed: int) -> None:
 def test_notes_say_where_gates_come_no_closer_and_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recognizer("parakeet")
     costs = GateCosts((), rest=4.0, whole=4.0)
-    (met,) = left_notes(found, 0.495, costs, "parameters", 0.5)
+    (met,) = left_notes(found, None, 0.495, costs, "parameters", 0.5)
     assert met == "49.5% of the parameters are left; the target was 50.0%"
-    (missed,) = left_notes(found, 0.469, costs, "parameters", 0.5)
+    (missed,) = left_notes(found, None, 0.469, costs, "parameters", 0.5)
     assert missed.endswith("the target was 50.0%, and is missed by more than 1 %")
     costs = replace(costs, length=4.0)
-    (of_audio,) = left_notes(found, 0.5, costs, "flops", 0.5)
+    (of_audio,) = left_notes(found, None, 0.5, costs, "flops", 0.5)
     assert of_audio == "50.0% of the flops of 4 s are left; the target was 50.0%"
-    monkeypatch.setattr(
-        "sotto.methods.gate_decisions.whole_seconds",
-        lambda heard, length: 3.0 if (heard is found and length == 4.0) else 0.0,
-    )
-    expected, measured = left_notes(found, 0.5, costs, "latency", 0.5)
+    dense, asked = recognizer("parakeet"), []
+
+    def seconds(heard: Recognizer, length: float) -> float:
+        asked.append(heard)
+        return {id(found): 3.0, id(dense): 4.0}[id(heard)] if length == 4.0 else 0.0
+
+    monkeypatch.setattr("sotto.methods.gate_decisions.whole_seconds", seconds)
+    expected, measured = left_notes(found, dense, 0.5, costs, "latency", 0.5)
+    assert asked[:4] == [found, dense, found, dense]  # in turns
     assert expected.startswith("50.0% of the latency of 4 s are expected to be left")
     assert measured.startswith("the whole pruned model was measured to take 75.0% of the latency before, threads: ")
 
@@ -413,6 +418,36 @@ def test_locations_begin_in_the_order_of_worth_about_the_target_by_hand() -> Non
     assert many == list(range(10 - len(many), 10))
     assert len(few) <= 1  # at the threshold, a gate is as likely open as closed
     assert len(few) + len(many) == 10
+
+
+def test_not_all_units_begin_closed_where_modules_cost_much_by_themselves() -> None:
+    """Two networks that cost 30 of 100 each as soon as they are there: closing all units leaves 80."""
+    gated = [replace(each, units=10) for each in modules_of(recognizer("parakeet")) if each.units == 24]
+    costs = GateCosts(tuple(ModuleCost((1.0, 10.0), (30.0, 40.0)) for _ in gated[:2]), rest=20.0, whole=100.0)
+    gates = Gates(gated[:2], HardConcrete(), 0.9, True)
+    worths = [torch.arange(10.0, dtype=torch.float64), torch.arange(10.0, 20.0, dtype=torch.float64)]
+    start_in_order(gates, costs, worths, 0.5)
+    assert costs.share(gates.expected()).item() == pytest.approx(0.8 + 0.15 * 0.2, abs=0.01)
+    locations = torch.cat(list(gates.of_units))
+    assert (locations > 0).any()
+    assert (locations.diff() >= 0).all()
+
+
+def test_times_that_cannot_be_are_refused() -> None:
+    gated = [each for each in modules_of(recognizer("parakeet")) if each.units == 24][:2]
+    found = {0.5: Times(7.0, (3.0, 5.0)), 1.0: Times(20.0, (5.0, 7.0))}  # 8 are the rest
+    with pytest.raises(SottoError, match=r"with 50.0% of its units the model seems faster than without its modules"):
+        latency_costs(gated, found)
+
+
+@pytest.mark.parametrize("constraint", ["parameters", "flops"])
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.7])
+def test_the_target_is_met_within_one_percent_at_sizes_that_are_used(constraint: Any, target: float) -> None:
+    config = NewParakeet(hidden_size=64, layers=4, attention_heads=4, intermediate_size=512, subsampling_channels=16)
+    found = Recognizer(*new_models.handler(config)(config, ["some words to learn pieces of"], 0, None))
+    gates = random_gates(found, 5)
+    costs = gate_costs(found, gates.gated, constraint)
+    assert 0.99 * target <= share_of(decide(gates, costs, target), costs) <= target
 
 
 def test_units_that_cost_more_take_more_of_the_order() -> None:

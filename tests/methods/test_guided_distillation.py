@@ -499,7 +499,10 @@ def test_layers_are_rounded_within_the_training() -> None:
     message = "guided_distillation goes on for 5 steps, and training for 4; let it end before training"
     with pytest.raises(SottoError, match=f"^{message}$"):
         FineTuning(Training(steps=4), (term,))
-    assert FineTuning(Training(steps=5), (term,)).objectives == (term,)
+    message = "guided_distillation changes the model until step 5; set keep: last, or earlier weights may be kept"
+    with pytest.raises(SottoError, match=f"^{message}$"):
+        FineTuning(Training(steps=5), (term,))
+    assert FineTuning(Training(steps=5, keep="last"), (term,)).objectives == (term,)
 
 
 @pytest.mark.parametrize(

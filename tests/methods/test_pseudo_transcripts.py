@@ -1,6 +1,7 @@
 """Transcripts that a teacher writes: kept, resumed, and left out where they are not to be learnt."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,23 @@ def test_what_more_processes_had_written_is_taken_and_cleared_away(
     assert [clip.text for clip in found] == ["uno", "dos", "tres"]
     assert heard == [names[2]]
     assert sorted(tmp_path.glob("*.json*")) == [tmp_path / "transcripts-1.json", of_others]
+
+
+def test_clips_that_name_their_language_are_written_in_it(
+    source: ClipSource, teacher: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = [
+        replace(each, language=code) for each, code in zip(source.references, ("hi", "hi", None), strict=True)
+    ]
+    monkeypatch.setattr(source, "references", references)
+
+    def transcribe(self: Any, clips: Any, decoding: Any) -> Iterator[Transcription]:
+        for clip in clips:
+            yield Transcription(clip.name, f"{clip.text} in {decoding.language}", clip.seconds, ())
+
+    monkeypatch.setattr(type(teacher.family), "transcribe", transcribe)
+    written = written_by(source, lambda: teacher, "en", tmp_path / "transcripts.json")
+    assert list(written.values()) == ["one in hi", "two in hi", "three in en"]
 
 
 def make_none() -> Recognizer:

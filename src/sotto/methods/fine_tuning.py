@@ -16,7 +16,7 @@ from sotto.errors import SottoError
 from sotto.examples import ClipExamples, examples_of
 from sotto.methods.method import StepContext, methods
 from sotto.methods.pseudo_transcripts import transcribed
-from sotto.objectives import Objective, Setting, check_steps, objectives
+from sotto.objectives import Objective, Setting, check_training, objectives
 from sotto.text import get_normalizer
 from sotto.training import Training, kept_wer, train
 
@@ -46,7 +46,7 @@ class FineTuning:
             entry if type(entry) in objectives.handlers else objectives.parse(entry, f"objectives[{index}]")
             for index, entry in enumerate(self.objectives)
         )
-        check_steps(parsed, self.training.steps)
+        check_training(parsed, self.training.steps, self.training.keep)
         object.__setattr__(self, "objectives", parsed)  # the one way to set a field of a frozen class
 
     def plain(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from sotto.distribution import found_by_main
 from sotto.methods.gate_costs import Constraint, GateCosts
 from sotto.methods.gated_modules import GatedModule, of_inputs
 from sotto.methods.gates import Gates
-from sotto.methods.module_times import on_threads, whole_seconds
+from sotto.methods.module_times import ROUNDS, on_threads, whole_seconds
 
 HALVINGS = 40
 TOLERANCE = 0.01  # of the target, by which what is left may be less without a word
@@ -116,9 +117,17 @@ def share_of(decisions: Sequence[Decision], costs: GateCosts) -> float:
 
 
 def left_notes(
-    recognizer: Recognizer, left: float, costs: GateCosts, constraint: Constraint, target: float
+    recognizer: Recognizer,
+    before: Recognizer | None,
+    left: float,
+    costs: GateCosts,
+    constraint: Constraint,
+    target: float,
 ) -> list[str]:
-    """How much is left of the cost, by `costs`; of time also what is measured of the pruned `recognizer`."""
+    """How much is left of the cost, by `costs`; of time also what is measured of the pruned `recognizer`.
+
+    `before` is the model before pruning, which then takes turns with it: the machine may be another one by now.
+    """
     missed = ", and is missed by more than 1 %" if left < (1 - TOLERANCE) * target else ""
     aim = f"the target was {target:.1%}{missed}"
     if costs.length is None:
@@ -126,14 +135,20 @@ def left_notes(
     of_what = f"{left:.1%} of the {constraint} of {costs.length:g} s"
     if constraint == "flops":
         return [f"{of_what} are left; {aim}"]
-    length = costs.length
+    assert before is not None
+    dense, length = before, costs.length
     with on_threads(costs.threads):
-        measured = found_by_main(lambda: whole_seconds(recognizer, length)) / costs.whole
+        measured = found_by_main(lambda: time_left(recognizer, dense, length))
         threads = torch.get_num_threads()
     return [
         f"{of_what} are expected to be left, from times of its modules; {aim}",
         f"the whole pruned model was measured to take {measured:.1%} of the latency before, threads: {threads}",
     ]
+
+
+def time_left(pruned: Recognizer, dense: Recognizer, length: float) -> float:
+    """Time of the one as a share of the other's, the median of rounds."""
+    return statistics.median(whole_seconds(pruned, length) / whole_seconds(dense, length) for _ in range(ROUNDS))
 
 
 @torch.no_grad()

@@ -16,6 +16,9 @@ from sotto.methods.gates import Gates
 
 SLOPE = 20.0
 """how far the locations of the units that are worth least and most would be apart; both ends are almost decided"""
+STILL_OPEN = 0.15
+"""share of what closing units could save that is left at first, where the target would have nearly all of them closed:
+with times, a module costs what an eighth of its units does, and only closing whole modules saves more"""
 
 
 @torch.no_grad()
@@ -23,7 +26,7 @@ def start_in_order(gates: Gates, costs: GateCosts, worths: Sequence[torch.Tensor
     """Set the locations of units by what they are `worth` (units,), one tensor for each module, all comparable.
 
     A location rises evenly with the share of all units' cost that is worth less, so that `target` is expected to be
-    left of the whole cost. Locations of modules stay. In place.
+    left of the whole cost, or what is left with `STILL_OPEN`. Locations of modules stay. In place.
     """
     places = places_of(gates, costs, worths)
 
@@ -34,7 +37,9 @@ def start_in_order(gates: Gates, costs: GateCosts, worths: Sequence[torch.Tensor
         return float(costs.share(gates.expected()))
 
     reach = SLOPE + gates.distribution.most
-    begin(around(lambda shift: begin(shift) <= target, -reach, reach)[0])
+    closed = begin(-reach)
+    aim = max(target, closed + STILL_OPEN * (1 - closed))
+    begin(around(lambda shift: begin(shift) <= aim, -reach, reach)[0])
 
 
 def places_of(gates: Gates, costs: GateCosts, worths: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -126,7 +126,7 @@ class GuidedDistillation:
 
 
 class GuidedDistillationObjective(Objective):
-    """The teacher hears what the student hears, and is neither trained nor kept."""
+    """The teacher hears what the student hears, and what SpecAugment hides from it; it is neither trained nor kept."""
 
     def __init__(
         self,

@@ -79,8 +79,9 @@ def apply_importance_pruning(recognizer: Recognizer, config: ImportancePruning, 
             f"importance_pruning: what stays in any case is {left:.0%} of the model's {config.constraint}; "
             f"a target of {config.target:g} cannot be reached"
         )
+    before = recognizer.copy() if config.constraint == "latency" else None
     carry_out(recognizer.model, gated, decisions)
-    return left_notes(recognizer, left, costs, config.constraint, config.target)
+    return left_notes(recognizer, before, left, costs, config.constraint, config.target)
 
 
 def largest_of_each(

@@ -176,6 +176,9 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
     """Prune `recognizer` in place. Raises SottoError where the target is below what has no gates."""
     stacks = [stack.name for stack in stacks_named(recognizer, config.stacks)]
     gated = list(gated_modules(recognizer.model, stacks, config.gates))
+    if not gated:
+        raise SottoError("l0_pruning: nothing that is left of the model has such a gate")
+    before = recognizer.copy() if config.constraint == "latency" else None
     costs = kept_costs(recognizer, gated, config, context.folder / "costs.json")
     gates = Gates(gated, HardConcrete(), config.open_share, "modules" in config.gates)
     least = least_share(gates, costs)
@@ -201,7 +204,7 @@ def apply_l0_pruning(recognizer: Recognizer, config: L0Pruning, context: StepCon
     ]
     return [
         f"gates trained for {config.training.steps} steps; validation WER with them {wer:.2%}",
-        *left_notes(recognizer, share_of(decisions, costs), costs, config.constraint, config.target),
+        *left_notes(recognizer, before, share_of(decisions, costs), costs, config.constraint, config.target),
         f"the gates learnt to leave {learnt:.1%}",
         f"modules taken out: {', '.join(absent) or 'none'}",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import jiwer
@@ -28,11 +29,11 @@ def transcribed(
 ) -> ClipSource:
     """`source` with the teacher's greedy transcripts, without clips whose transcript is not to be learnt.
 
-    Left out is what is empty, what loops (`sotto.metrics.errors.is_repeated`), and, where `within` is given, what
-    differs from the clip's own text by a larger word error rate, both normalised (Distil-Whisper: 0.1). Each process of
-    a distributed run writes its share, a line at a time beside `path`: one that was stopped goes on where it was, also
-    with more or fewer processes. All are kept at `path`, from where a second call takes them without the teacher.
-    Raises SottoError where none is left.
+    The teacher is told `language`, or that of a clip which names its own. Left out is what is empty, what loops
+    (`sotto.metrics.errors.is_repeated`), and, where `within` is given, what differs from the clip's own text by a
+    larger word error rate, both normalised (Distil-Whisper: 0.1). Each process of a distributed run writes its share, a
+    line at a time beside `path`: one that was stopped goes on where it was, also with more or fewer processes. All are
+    kept at `path`, from where a second call takes them without the teacher. Raises SottoError where none is left.
     """
     written = dict(found_together(path, lambda: list(written_by(source, teacher, language, path).items())))
     own = {reference.name: reference.text or "" for reference in source.references}
@@ -67,10 +68,11 @@ def written_by(source: ClipSource, teacher: Callable[[], Recognizer], language: 
     whole.write_text("".join(line_of(name, text) for name, text in known.items()), encoding="ascii")
     whole.replace(lines)
     with lines.open("a", encoding="ascii") as file:
-        for each in found.family.transcribe(missing, Decoding(language=language, batch_size=16)):
-            known[each.name] = each.text
-            file.write(line_of(each.name, each.text))
-            file.flush()
+        for own_language, clips in groupby(missing, lambda clip: clip.language or language):
+            for each in found.family.transcribe(clips, Decoding(language=own_language, batch_size=16)):
+                known[each.name] = each.text
+                file.write(line_of(each.name, each.text))
+                file.flush()
     return known
 
 

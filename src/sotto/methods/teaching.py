@@ -17,8 +17,8 @@ from sotto.objectives import Setting
 def open_teacher(name: str, setting: Setting, method: str) -> Family:
     """The checkpoint `name`, for `method` as it stands in messages.
 
-    Raises SottoError for a teacher of another family, with another vocabulary, or of other features than the student's,
-    which it hears.
+    Raises SottoError for a teacher of another family, with another vocabulary, of other features than the student's,
+    which it hears, or with a shorter window.
     """
     student = setting.family
     teacher = setting.open(name).family
@@ -30,6 +30,11 @@ def open_teacher(name: str, setting: Setting, method: str) -> Family:
     for unit in own:
         if wanted[unit] != own[unit]:
             raise SottoError(f"{method}: the teacher '{name}' hears {wanted[unit]} {unit}, the student {own[unit]}")
+    if teacher.window_seconds < student.window_seconds:
+        raise SottoError(
+            f"{method}: the teacher '{name}' hears windows of {teacher.window_seconds:g} s, the student of "
+            f"{student.window_seconds:g} s; shorten the student's, or take another teacher"
+        )
     return teacher
 
 

@@ -76,10 +76,15 @@ class Setting:
 objectives: Registry[Callable[[Any, Setting], Objective]] = Registry("objective")
 
 
-def check_steps(configurations: Iterable[Any], steps: int) -> None:
-    """Raises SottoError where an objective has work for more than `steps` steps of training: its `least_steps`."""
+def check_training(configurations: Iterable[Any], steps: int, keep: str) -> None:
+    """Raises SottoError where an objective has work for more than `steps` steps of training, its `least_steps`, and
+    where what it works towards is there at the end only, but not the last weights are kept."""
     for each in configurations:
         least = getattr(each, "least_steps", 0)
+        name = objectives.name_of(each)
         if least > steps:
-            name = objectives.name_of(each)
             raise SottoError(f"{name} goes on for {least} steps, and training for {steps}; let it end before training")
+        if least and keep != "last":
+            raise SottoError(
+                f"{name} changes the model until step {least}; set keep: last, or earlier weights may be kept"
+            )
