@@ -17,6 +17,7 @@ of the `--ways` and targets can share the work.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -155,10 +156,15 @@ def untrained(bench: Bench) -> Recognizer:
 
 
 def speeds(bench: Bench, found: list[dict[str, Any]], timing: Timing) -> list[SideBySide]:
-    """Latency over a window, of models of the rows' shapes against the dense one."""
+    """Latency over a window, of models of the rows' shapes against the dense one; rows of one shape share a model."""
+    shapes = [json.dumps(row["structure"]) for row in found]
     with tempfile.TemporaryDirectory() as scratch:
-        names = [str(shaped(bench, row["structure"], Path(scratch) / str(index))) for index, row in enumerate(found)]
-        return benchmark(names, timing)
+        folders = {
+            shape: str(shaped(bench, json.loads(shape), Path(scratch) / str(index)))
+            for index, shape in enumerate(dict.fromkeys(shapes))
+        }
+        timed = dict(zip(folders, benchmark(list(folders.values()), timing), strict=True))
+        return [timed[shape] for shape in shapes]
 
 
 def shaped(bench: Bench, structure: dict[str, Any], folder: Path) -> Path:

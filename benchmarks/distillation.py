@@ -152,7 +152,14 @@ def measured(bench: Bench, arguments: argparse.Namespace, name: str, kind: str) 
 def row_of(bench: Bench, model: str, way: str, kind: str, own: Measured, before: Measured | None) -> dict[str, Any]:
     """`model` is one of the same shape, with floating weights."""
     sizes = {"parameters": own.parameters, "bytes": own.bytes, "bytes_by_rule": bytes_by_rule(model, kind)}
-    return {"way": way, "kind": kind, **sizes, **rates_of(bench, own, before), "notes": list(own.notes)}
+    return {
+        "way": way,
+        "kind": kind,
+        **sizes,
+        **rates_of(bench, own, before),
+        "notes": list(own.notes),
+        "machine": own.machine,
+    }
 
 
 @cache

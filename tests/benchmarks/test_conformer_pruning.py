@@ -54,6 +54,9 @@ def test_every_way_has_its_rows(
         assert row["real_time_factor"] == pytest.approx(10 / row["latency"])
         by_parameters = row["way"] not in ("dense", "layer dropping")
         assert not by_parameters or 0.36 <= row["pruned"] <= 0.5  # 0.4 was asked for
+    latency = {row["way"]: row["latency"] for row in found}
+    assert latency["unstructured magnitude"] == latency["dense"]  # one model of that shape was timed
+    assert latency["Taylor"] != latency["dense"]
     assert found[0]["against_dense"] is None
     assert found[1]["against_dense"] is not None
     assert "beyond" not in found[1]
