@@ -26,7 +26,7 @@ class OpenVinoGraph:
             self.request = openvino.Core().compile_model(path, "CPU", settings_of(exact)).create_infer_request()
 
     def __call__(self, arrays: Arrays) -> dict[str, torch.Tensor]:
-        found = self.request.infer(arrays, share_inputs=True)
+        found = self.request.infer(arrays)
         return {port.get_any_name(): torch.from_numpy(array.copy()) for port, array in found.items()}
 
     def forget(self) -> None:

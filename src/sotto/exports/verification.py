@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.exports.targets import CALIBRATED
 from sotto.families import Inputs, evaluating
+from sotto.families.fitted_windows import is_fitted, whole_windows
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,14 @@ class Agreement:
     """share of tokens, or of frames, on which the export decides otherwise"""
     transcripts: int
     """clips whose greedy transcript differs"""
+    encoder: float | None = None
+    """as `scores`, of what the encoder gives; None where it is no part of its own, or its runtime keeps it to itself"""
 
     @property
     def words(self) -> str:
+        states = "" if self.encoder is None else f"the encoder's output differs by {self.encoder:.2g} of its size, "
         return (
-            f"scores differ by {self.scores:.2g} of their size, decisions by {self.decisions:.2%}, "
+            f"{states}scores differ by {self.scores:.2g} of their size, decisions by {self.decisions:.2%}, "
             f"transcripts of {self.transcripts} in {self.clips} clips"
         )
 
@@ -45,12 +50,13 @@ class Tolerance:
     scores: float
     decisions: float
     same_transcripts: bool
+    encoder: float = math.inf
 
 
 TOLERANCES = {
-    "float32": Tolerance(1e-3, 1e-3, same_transcripts=True),
-    "float16": Tolerance(2e-2, 1e-2, same_transcripts=False),
-    "bfloat16": Tolerance(5e-2, 2e-2, same_transcripts=False),
+    "float32": Tolerance(1e-3, 1e-3, same_transcripts=True, encoder=1e-3),
+    "float16": Tolerance(2e-2, 1e-2, same_transcripts=False, encoder=2e-2),
+    "bfloat16": Tolerance(5e-2, 2e-2, same_transcripts=False, encoder=5e-2),
     "int8": Tolerance(1e-1, 1e-1, same_transcripts=False),
     CALIBRATED: Tolerance(1e-1, 1e-1, same_transcripts=False),
 }
@@ -58,10 +64,12 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Heard:
-    """What a recogniser makes of clips: scores (decisions, vocabulary) of each, and greedy transcripts."""
+    """What a recogniser makes of clips: scores (decisions, vocabulary) of each, greedy transcripts, and, where there is
+    an encoder by itself, its output (1, positions, width)."""
 
     scores: Sequence[torch.Tensor]
     transcripts: Sequence[str]
+    states: Sequence[torch.Tensor] = ()
 
 
 @torch.no_grad()
@@ -78,26 +86,44 @@ def windows(model: Recognizer, clips: Sequence[Clip]) -> list[Inputs]:
 @torch.no_grad()
 def by_model(model: Recognizer, asked: Sequence[Inputs], clips: Sequence[Clip]) -> Heard:
     with evaluating(model.model):
-        return Heard([model.family.logits(inputs) for inputs in asked], written(model, clips, model.language))
+        scores = [model.family.logits(inputs) for inputs in asked]
+        return Heard(scores, written(model, clips, model.language), states_of(model, asked))
 
 
 @torch.no_grad()
 def by_export(exported: Recognizer, asked: Sequence[Inputs], clips: Sequence[Clip], language: str | None) -> Heard:
-    return Heard([as_decoded(exported, inputs) for inputs in asked], written(exported, clips, language))
+    scores = [as_decoded(exported, inputs) for inputs in asked]
+    return Heard(scores, written(exported, clips, language), states_of(exported, asked))
+
+
+def states_of(recognizer: Recognizer, asked: Sequence[Inputs]) -> list[torch.Tensor]:
+    """What the encoder gives for each window; nothing where there is none by itself."""
+    if not recognizer.model.config.is_encoder_decoder:
+        return []
+    encoder = recognizer.model.get_encoder()
+    return [encoder(inputs["input_features"]).last_hidden_state.float() for inputs in asked]
 
 
 def agreement(model: Heard, export: Heard) -> Agreement:
     """Some runtimes give no scores of the prompt, with which a window's scores begin."""
-    error = power = differing = decisions = 0.0
-    for scores, found in zip(model.scores, export.scores, strict=True):
-        expected = scores[-len(found) :]
-        error += float((found - expected).square().sum())
-        power += float(expected.square().sum())
-        differing += float((found.argmax(-1) != expected.argmax(-1)).sum())
-        decisions += len(expected)
-    pairs = list(zip(model.transcripts, export.transcripts, strict=True))
-    changed = sum(before != after for before, after in pairs)
-    return Agreement(len(pairs), (error / power) ** 0.5, differing / decisions, changed)
+    expected = [scores[-len(found) :] for scores, found in zip(model.scores, export.scores, strict=True)]
+    pairs = list(zip(expected, export.scores, strict=True))
+    differing = sum(int((found.argmax(-1) != own.argmax(-1)).sum()) for own, found in pairs)
+    changed = sum(before != after for before, after in zip(model.transcripts, export.transcripts, strict=True))
+    comparable = [own.shape for own in model.states] == [own.shape for own in export.states] and model.states
+    return Agreement(
+        len(pairs),
+        relative_error(expected, export.scores),
+        differing / sum(map(len, expected)),
+        changed,
+        relative_error(model.states, export.states) if comparable else None,
+    )
+
+
+def relative_error(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
+    """Root mean square of the differences, as a share of that of `expected`."""
+    error = sum(float((after - before).square().sum()) for before, after in zip(expected, found, strict=True))
+    return float((error / sum(float(before.square().sum()) for before in expected)) ** 0.5)
 
 
 def as_decoded(exported: Recognizer, inputs: Inputs) -> torch.Tensor:
@@ -113,13 +139,23 @@ def as_decoded(exported: Recognizer, inputs: Inputs) -> torch.Tensor:
 
 
 def written(recognizer: Recognizer, clips: Sequence[Clip], language: str | None) -> list[str]:
-    """Greedy transcripts, one by one, so that a runtime's own pipeline writes them where it has one."""
-    return [found.text for found in recognizer.family.transcribe(clips, Decoding(language=language, batch_size=1))]
+    """Greedy transcripts, one by one, so that a runtime's own pipeline writes them where it has one; where windows are
+    fitted, which are not those of a pipeline, also in these."""
+
+    def texts() -> list[str]:
+        return [found.text for found in recognizer.family.transcribe(clips, Decoding(language=language, batch_size=1))]
+
+    extractor = recognizer.processor.feature_extractor
+    with whole_windows(extractor):
+        whole = texts()
+    return whole + texts() if is_fitted(extractor) else whole
 
 
 def check(found: Agreement, precision: str) -> None:
     """Raises SottoError where an export differs more than its precision explains, with what differs."""
     most = TOLERANCES[precision]
+    if found.encoder is not None and not found.encoder <= most.encoder:
+        raise refused(f"its encoder's output differs by {found.encoder:.2g} of its size, more than {most.encoder:g}")
     if not found.scores <= most.scores:
         raise refused(f"its scores differ by {found.scores:.2g} of their size, more than {most.scores:g}")
     if not found.decisions <= most.decisions:

@@ -7,7 +7,8 @@ nothing of them pad to the whole window.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,19 @@ SETTING = "fitted_silence"  # seconds; absent where clips are padded to the whol
 
 def is_fitted(extractor: Any) -> bool:
     return getattr(extractor, SETTING, None) is not None
+
+
+@contextmanager
+def whole_windows(extractor: Any) -> Iterator[None]:
+    """For a while clips are padded to the whole window."""
+    silence = getattr(extractor, SETTING, None)
+    if silence is not None:
+        forget_fit(extractor)
+    try:
+        yield
+    finally:
+        if silence is not None:
+            setattr(extractor, SETTING, silence)
 
 
 def forget_fit(extractor: Any) -> None:
@@ -29,7 +43,7 @@ def fitted_seconds(extractor: Any, longest: float) -> int:
     whole = int(extractor.chunk_length)
     if not is_fitted(extractor):
         return whole
-    return min(whole, math.ceil(longest + float(getattr(extractor, SETTING))))
+    return min(whole, max(1, math.ceil(longest + float(getattr(extractor, SETTING)))))
 
 
 def drawn_seconds(extractor: Any, lengths: Sequence[int]) -> int:

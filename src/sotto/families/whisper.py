@@ -138,9 +138,8 @@ class Whisper(Family):
 
     def window_of(self, features: torch.Tensor) -> AbstractContextManager[None]:
         """For a while the model hears windows as long as `features` (batch, mel bins, frames)."""
-        extractor = self.processor.feature_extractor
-        fits = features.shape[-1] == extractor.nb_max_frames
-        return self.window(None if fits else features.shape[-1] * extractor.hop_length / extractor.sampling_rate)
+        positions = features.shape[-1] // 2
+        return self.window(None if positions == self.window_positions else positions * TIME_STEP)
 
     def collator(self, language: str) -> WhisperCollator:
         multilingual = getattr(self.model.generation_config, "is_multilingual", True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -47,8 +46,7 @@ def by_length(
     family: Family, clips: Iterable[Clip], decoding: Decoding, settings: dict[str, Any]
 ) -> Iterator[Transcription]:
     """In the order of the clips; each `LOOK_AHEAD` batches of them are heard from the shortest to the longest."""
-    left = iter(clips)
-    while ahead := list(islice(left, LOOK_AHEAD * decoding.batch_size)):
+    for ahead in batches(clips, family.window_seconds, LOOK_AHEAD * decoding.batch_size):
         order = sorted(range(len(ahead)), key=lambda number: ahead[number].seconds)
         found = stream(family, (ahead[number] for number in order), decoding, settings)
         yield from (transcription for _, transcription in sorted(zip(order, found, strict=True), key=itemgetter(0)))

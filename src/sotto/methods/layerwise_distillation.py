@@ -160,7 +160,7 @@ def build_layerwise_distillation(config: LayerwiseDistillation, setting: Setting
     """Raises SottoError for a teacher of another family or with another vocabulary."""
     student: Family = setting.family
     if config.teacher is None:
-        teacher = family_of(student.model.config)(copy.deepcopy(student.model), student.processor)
+        teacher = family_of(student.model.config)(copy.deepcopy(student.model), copy.deepcopy(student.processor))
     else:
         teacher = open_teacher(config.teacher, setting, "layerwise_distillation")
     named = "the model" if config.teacher is None else f"'{config.teacher}'"
