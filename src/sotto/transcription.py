@@ -11,7 +11,8 @@ from sotto.errors import SottoError
 
 
 def transcribe(recognizer: Recognizer, clips: Iterable[Clip], decoding: Decoding) -> Iterator[Transcription]:
-    """Transcribe clips in the order given, reading no more of them ahead than make a batch.
+    """Transcribe clips in the order given, reading no more of them ahead than make a batch; eight where windows are
+    fitted to clips of about a length.
 
     Clips that the model takes at once go in batches; how a longer one is heard is a matter of its family.
 

@@ -1,5 +1,6 @@
 """Windows that are fitted to the clips: how long they are, what is heard in them, and where they are kept."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,11 @@ from sotto.checkpoint import Recognizer
 from sotto.data import Clip
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
-from sotto.examples import Example
+from sotto.examples import IGNORED, Example
 from sotto.exports import TARGETS
 from sotto.families.fitted_windows import drawn_seconds, fitted_seconds
+from sotto.methods import LayerwiseDistillation
+from sotto.objectives import Setting, objectives
 from sotto.opening import open_model
 from tones import forbid_special_tokens, square_wave, tiny_whisper, write_folder
 
@@ -53,7 +56,8 @@ def positions_heard(recognizer: Recognizer, lengths: list[float], decoding: Deco
 
 
 @pytest.mark.parametrize(
-    ("silence", "longest", "expected"), [(0.5, 1.2, 2), (0.5, 1.5, 2), (0.5, 1.51, 3), (0.0, 2.0, 2), (0.5, 9.9, 10)]
+    ("silence", "longest", "expected"),
+    [(0.5, 1.2, 2), (0.5, 1.5, 2), (0.5, 1.51, 3), (0.0, 2.0, 2), (0.5, 9.9, 10), (0.0, 0.0, 1)],
 )
 def test_a_window_ends_with_the_whole_second_after_the_silence(silence: float, longest: float, expected: int) -> None:
     extractor = SimpleNamespace(chunk_length=10, fitted_silence=silence)
@@ -88,6 +92,34 @@ def test_the_same_is_written_as_with_windows_of_that_length(fitted: Recognizer, 
 def test_timestamps_and_long_audio_take_whole_windows(fitted: Recognizer) -> None:
     assert set(positions_heard(fitted, [0.7], Decoding(language="en", timestamps=True))) == {(1, 200)}
     assert set(positions_heard(fitted, [6.0], FITTED)) == {(1, 200)}
+
+
+def test_no_more_is_read_ahead_than_the_next_long_clip(fitted: Recognizer) -> None:
+    read: list[str] = []
+
+    def reading() -> Iterator[Clip]:
+        for clip in clips([0.5, 6.0, 0.5, 0.6]):
+            read.append(clip.name)
+            yield clip
+
+    heard = fitted.family.transcribe(reading(), FITTED)
+    assert next(heard).name == "0"
+    assert read == ["0", "1"]
+    assert [each.name for each in heard] == ["1", "2", "3"]
+
+
+def test_a_teacher_that_is_the_model_itself_hears_the_same_windows(fitted: Recognizer) -> None:
+    """Also where training takes shorter windows than the model has."""
+    built = objectives.handler(LayerwiseDistillation())(LayerwiseDistillation(), Setting(fitted.family))
+    with fitted.family.window(3), built.attached(fitted.model):
+        for lengths in ([0.4, 0.9], [2.8, 2.9]):
+            examples = [Example(clip.audio, "a", "en", None) for clip in clips(lengths)]
+            batch = fitted.family.collator("en")(examples)
+            outputs, _ = fitted.family.loss(batch, 0.0)
+            tokens = (batch["labels"] != IGNORED).sum()
+            assert built(fitted.model, batch, outputs, tokens).isfinite()
+    assert fitted.window_seconds == 4
+    assert set(positions_heard(fitted, [3.9], FITTED)) == {(1, 200)}
 
 
 def test_others_hear_whole_windows(whole: Recognizer) -> None:
