@@ -55,6 +55,12 @@ def test_ranks_are_measured_from_the_least_to_the_largest_that_saves(
     assert measured_ranks(inputs, outputs, multiple) == expected
 
 
+def test_ranks_are_multiples_of_what_the_runtime_rounds_up_to_for_nothing() -> None:
+    assert LowRank(parameters=0.5).multiple == LowRank(time=0.5).multiple == 16
+    assert LowRank(time=0.5, runtime="onnx-int8").multiple == 32
+    assert LowRank(time=0.5, runtime="onnx-int8", rank_multiple=8).multiple == 8
+
+
 def test_ranks_pay_where_they_take_less_than_the_whole_and_than_any_larger_rank() -> None:
     times = {16: 5.0, 32: 4.0, 48: 6.0, 64: 6.0, 80: 8.0, 96: 10.0, 112: 12.0}
     assert paying(10.0, times) == PartCost(10.0, (32, 64, 80), (4.0, 6.0, 8.0))

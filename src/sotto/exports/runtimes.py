@@ -39,6 +39,8 @@ class Runtime:
     target: str | None = None
     """what has to be installed, and how graphs are written; None is torch itself"""
     precision: str = "float32"
+    rank_multiple: int = 16
+    """up to which a rank is rounded for nothing, as measured by benchmarks/rank_times.py"""
 
     def prepared(self, recognizer: Recognizer) -> Recognizer:
         """What is computed there: the model as it is in torch, elsewhere a copy in floats on the CPU."""
@@ -62,8 +64,8 @@ class Runtime:
 RUNTIMES: Mapping[str, Runtime] = {
     "torch": Runtime("sotto.exports.torch_runs"),
     "onnx": Runtime("sotto.exports.onnx_runs", "onnx"),
-    "onnx-int8": Runtime("sotto.exports.onnx_runs", "onnx", "int8"),
-    "openvino": Runtime("sotto.exports.openvino_runs", "openvino"),
+    "onnx-int8": Runtime("sotto.exports.onnx_runs", "onnx", "int8", rank_multiple=32),
+    "openvino": Runtime("sotto.exports.openvino_runs", "openvino", rank_multiple=32),
     "openvino-int8": Runtime("sotto.exports.openvino_runs", "openvino", "int8"),
     "openvino-int8-calibrated": Runtime("sotto.exports.openvino_runs", "openvino", CALIBRATED),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sotto.errors import SottoError
-from sotto.exports.runtimes import RuntimeName, check_runtime
+from sotto.exports.runtimes import RUNTIMES, RuntimeName, check_runtime
 
 PRESETS = {"quality": (0.999, 0.999), "balanced": (0.99, 0.999), "efficiency": (0.99, 0.995)}
 BUDGETS = ("parameters", "flops", "time")
@@ -35,7 +35,8 @@ class LowRank:
     sequential: bool = False
     """fit layer by layer to the original's outputs, from inputs that the compressed layers before it give"""
     stacks: tuple[Literal["encoder", "decoder"], ...] = ("encoder",)
-    rank_multiple: int = 16
+    rank_multiple: int | None = None
+    """of what ranks are multiples; not given, 16, or what `runtime` rounds up to for nothing"""
     outlier_share: float | None = 0.9
     """None leaves massive directions in the energy, as the paper does"""
     reduced_attention: bool = True
@@ -57,7 +58,7 @@ class LowRank:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise SottoError(f"{name} must be between 0 and 1, found {value}")
-        if self.rank_multiple < 1:
+        if self.rank_multiple is not None and self.rank_multiple < 1:
             raise SottoError(f"rank_multiple must be at least 1, found {self.rank_multiple}")
         if self.budget is not None and self.stacks != ("encoder",):
             raise SottoError("a budget is for the encoder; use thresholds where the decoder is to be factored")
@@ -73,6 +74,11 @@ class LowRank:
     def budget(self) -> float | None:
         """The share that is to be left, or None where there are thresholds."""
         return next((value for value in (self.parameters, self.flops, self.time) if value is not None), None)
+
+    @property
+    def multiple(self) -> int:
+        """Of what ranks are multiples."""
+        return self.rank_multiple or RUNTIMES[self.runtime or "torch"].rank_multiple
 
     @property
     def thresholds(self) -> tuple[float, float] | None:

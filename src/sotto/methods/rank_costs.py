@@ -51,7 +51,7 @@ def flops_costs(recognizer: Recognizer, config: LowRank, places: Collection[Plac
 
 def time_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts[Place]:
     """Seconds over one window."""
-    total, times = linear_times(recognizer, places, config.runtime or "torch", config.rank_multiple)
+    total, times = linear_times(recognizer, places, config.runtime or "torch", config.multiple)
     linears = {}
     for place in places:
         linear = linear_at(recognizer, place)
@@ -65,5 +65,5 @@ def weights_by_rank(recognizer: Recognizer, config: LowRank, place: Place) -> di
     """For every rank at which two factors are no larger than the linear as it stands, how many weights they have."""
     linear = linear_at(recognizer, place)
     inputs, outputs, now = linear.in_features, linear.out_features, weights_of(linear)
-    ranks = range(config.rank_multiple, min(inputs, outputs) + 1, config.rank_multiple)
+    ranks = range(config.multiple, min(inputs, outputs) + 1, config.multiple)
     return {rank: rank * (inputs + outputs) for rank in ranks if saves(rank, inputs, outputs, now)}

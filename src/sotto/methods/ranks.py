@@ -89,7 +89,7 @@ def ranks_by_threshold(
         stack = recognizer.architecture.stack(place[0])
         in_attention = any(place[2] in attention.linears for attention in stack.attentions)
         threshold = attention if in_attention else mlp
-        rank = rank_by_energy(principal.energies, threshold, config.rank_multiple, config.outlier_share)
+        rank = rank_by_energy(principal.energies, threshold, config.multiple, config.outlier_share)
         linear = linear_at(recognizer, place)
         if rank is not None and saves(rank, linear.in_features, linear.out_features, weights_of(linear)):
             ranks[place] = rank
