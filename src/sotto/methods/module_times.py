@@ -75,17 +75,16 @@ def units_at(share: float, units: int) -> int:
 
 @torch.no_grad()
 def whole_seconds(recognizer: Recognizer, length: float) -> float:
-    """Median seconds of repeated runs over audio of that length."""
+    """Median seconds of repeated runs over audio of that length, features and model: what a user waits for."""
     model = recognizer.model
     silence = np.zeros(round(length * recognizer.sampling_rate), dtype=np.float32)
-    inputs = recognizer.family.inputs([silence])
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.zeros(1, tokens_of(model), dtype=torch.long, device=model.device)
+    tokens = torch.zeros(1, tokens_of(model), dtype=torch.long, device=model.device)
+    beside = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
     totals: list[float] = []
     with evaluating(model):
         while len(totals) <= REPEATS or sum(totals) < ENOUGH:
             start = time.perf_counter()
-            model(**inputs)
+            model(**recognizer.family.inputs([silence]), **beside)
             synchronize(model)
             totals.append(time.perf_counter() - start)
     return statistics.median(totals[1:])
