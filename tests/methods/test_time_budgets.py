@@ -142,7 +142,7 @@ def test_ranks_meet_the_budget_by_the_table(
 
     monkeypatch.setattr(timed_linears, "measured", invented(rank_seconds))
     recognizer = make_recognizer(128, heads=4)
-    notes = apply(recognizer, clips, time=0.7, runtime="onnx-int8", weighting=weighting)
+    notes = apply(recognizer, clips, time=0.7, runtime="onnx-int8", rank_multiple=16, weighting=weighting)
     left = seconds_left(recognizer, 0.5, rank_seconds)
     step = 16 * (128 + 512) * 1e-6
     assert 0.7 * 0.5 - step < left <= 0.7 * 0.5
