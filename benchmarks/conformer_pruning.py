@@ -94,6 +94,7 @@ def ways(bench: Bench, arguments: argparse.Namespace, base: Recognizer) -> dict[
     found = {
         "L0 from Taylor and distillation": Way(from_taylor, after_few),
         "L0 from Taylor and distillation, latency": Way(partial(from_taylor, **time), after_few),
+        "L0 from Taylor and distillation, flops": Way(partial(from_taylor, constraint="flops"), after_few),
         "L0 and distillation": Way(gates(LayerwiseDistillation()), after_taught),
         "L0 without distillation": Way(gates(), after),
         "L0 and distillation, modules only": Way(gates(LayerwiseDistillation(), gates=("modules",)), after_taught),

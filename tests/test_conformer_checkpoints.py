@@ -11,13 +11,25 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conformers import CONFORMERS, LAYERS, factor_at_random, make, noise, scores
+from random_gates import prune_at_random
 from sotto.checkpoint import Recognizer, load, probe, save
 from sotto.errors import SottoError
 from sotto.surgery import drop_module, keep_channels, keep_heads, keep_layers, merge, narrow_ffn
 
-KINDS = ("base", "fewer layers", "narrower", "merged", "factored", "unequal", "fewer heads", "absent", "fewer channels")
+KINDS = (
+    "base",
+    "fewer layers",
+    "narrower",
+    "merged",
+    "factored",
+    "unequal",
+    "fewer heads",
+    "absent",
+    "fewer channels",
+    "gates",
+)
 PLAIN = KINDS[:4]
-OPENED = ("base", "narrower", "factored", "fewer heads", "absent", "fewer channels")
+OPENED = ("base", "narrower", "factored", "fewer heads", "absent", "fewer channels", "gates")
 RELATIVE = CONFORMERS[:2]
 TYPES = {"parakeet": "parakeet_ctc", "wav2vec2_conformer": "wav2vec2-conformer"}
 
@@ -39,6 +51,14 @@ def shaped(architecture: str, kind: str) -> Recognizer:
     if kind == "merged":
         for name in linears:
             merge(model, stack, 1, name)
+    cut(recognizer, kind)
+    return recognizer
+
+
+def cut(recognizer: Recognizer, kind: str) -> None:
+    """What makes layers unlike one another."""
+    model = recognizer.model
+    (stack,) = recognizer.architecture.stacks
     if kind == "unequal":
         narrow_ffn(model, stack, 0, stack.feed_forwards[1], range(5))
     if kind == "fewer heads":
@@ -49,7 +69,8 @@ def shaped(architecture: str, kind: str) -> Recognizer:
         drop_module(model, stack, 1, stack.attentions[0])
     if kind == "fewer channels":
         keep_channels(model, stack, 1, stack.convolutions[0], (0, 3, 4, 9, 15))
-    return recognizer
+    if kind == "gates":
+        prune_at_random(recognizer, 0.6)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from random_gates import modules_of, random_gates
 from recognizers import ARCHITECTURES, recognizer, scores
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.methods.gate_costs import GateCosts, ModuleCost, gate_costs, latency_costs
 from sotto.methods.gate_decisions import carry_out, decide, left_notes, share_of
 from sotto.methods.gate_start import places_of, start_in_order
-from sotto.methods.gated_modules import KINDS, GatedModule, gated_modules
+from sotto.methods.gated_modules import KINDS
 from sotto.methods.gates import Gates, gated_by
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.module_times import SHARES, Times, whole_seconds
@@ -20,22 +21,6 @@ from sotto.metrics.cost import count_parameters, flops_by_module
 from sotto.new_models import NewParakeet, new_models
 from sotto.surgery import drop_module, factor, narrow_heads, structure_of
 from tones import tiny_whisper
-
-STACKS = ("encoder", "decoder")
-
-
-def modules_of(found: Recognizer, kinds: Any = KINDS) -> list[GatedModule]:
-    return list(gated_modules(found.model, STACKS, kinds))
-
-
-def random_gates(found: Recognizer, seed: int = 0, kinds: Any = KINDS) -> Gates:
-    gates = Gates(modules_of(found, kinds), HardConcrete(), 0.9, "modules" in kinds)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for location in gates.parameters():
-            location.normal_(1.0, 2.0, generator=generator)
-    gates.clamp()
-    return gates
 
 
 @pytest.mark.parametrize("constraint", ["parameters", "flops"])

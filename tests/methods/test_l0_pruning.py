@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import nn
 
+from random_gates import prune_at_random
 from recognizers import recognizer, scores
 from sotto import compress
 from sotto.checkpoint import load
@@ -28,7 +29,6 @@ from sotto.metrics.cost import count_parameters
 from sotto.quantized_layers import QuantizedLinear
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out as run_recipe
-from sotto.surgery import drop_module, keep_channels
 from sotto.training import Training
 from tones import PITCHES, write_folder
 
@@ -105,6 +105,27 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
     assert loaded.structure == pruned.structure
     healed = compress(loaded, healing, language="en", **data)
     assert count_parameters(healed.model).total == count_parameters(pruned.model).total
+
+
+@pytest.mark.parametrize("start", ["open", "taylor"])
+def test_gates_are_learnt_from_clips_that_have_no_transcripts(start: Any, clips: Path, tmp_path: Path) -> None:
+    """Taylor importance, the loss and the recovery learn what the dense model writes."""
+    dense = recognizer("parakeet")
+    teacher = str(dense.save(tmp_path / "dense"))
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    for clip in (clips / "train").glob("*.wav"):
+        shutil.copy(clip, silent)
+    data = {"train": DataConfig(str(silent)), "validation": DataConfig(str(clips / "validation"))}
+    step = L0Pruning(training(20), (LayerwiseDistillation(),), target=0.7, gate_rate=0.3, start=start)
+    with pytest.raises(SottoError, match="transcripts"):
+        compress(dense, step, language="en", **data)
+    healing = FineTuning(training(2), (LayerwiseDistillation(teacher),), transcripts_from=teacher)
+    pruned = compress(dense, replace(step, transcripts_from=teacher), language="en", **data)
+    healed = compress(pruned, healing, language="en", **data)
+    left = count_parameters(healed.model).total / count_parameters(dense.model).total
+    assert 0.6 <= left <= 0.7
+    assert (scores(healed) - scores(pruned)).abs().max() > 1e-6
 
 
 def test_a_recipe_prunes_and_recovers_and_goes_on_after_the_gates(clips: Path, tmp_path: Path) -> None:
@@ -246,13 +267,13 @@ def test_an_interrupted_run_goes_on_with_its_gates_and_multipliers(clips: Path, 
 
 
 @pytest.mark.parametrize("architecture", ["parakeet", "wav2vec2_conformer"])
-def test_what_is_left_can_be_factored_and_quantized(architecture: str, clips: Path, tmp_path: Path) -> None:
+def test_what_gates_leave_can_be_factored_and_quantized(architecture: str, clips: Path, tmp_path: Path) -> None:
     left = recognizer(architecture)
-    (stack,) = left.architecture.stacks
-    drop_module(left.model, stack, 0, stack.feed_forwards[0])
-    drop_module(left.model, stack, 1, stack.attentions[0])
-    drop_module(left.model, stack, 1, stack.convolutions[0])
-    keep_channels(left.model, stack, 0, stack.convolutions[0], (0, 3, 4, 9))
+    prune_at_random(left, 0.6)
+    cut = left.structure.stacks["encoder"].layers
+    assert any(layer.absent for layer in cut)
+    assert any(layer.channels for layer in cut)
+    assert any(layer.heads for layer in cut)
     config = LowRank(attention=0.99, mlp=0.99, rank_multiple=2)
     factored = compress(left, config, calibration=str(clips / "validation"))
     assert count_parameters(factored.model).total < count_parameters(left.model).total
