@@ -9,9 +9,11 @@ Every way trains the same student for as many steps on the same clips. Each is m
 transcripts of Distil-Whisper are not filtered: a teacher that errs on most words would leave next to none.
 Sizes are those of the file, by the rule of Whisper-KDQ, and, in the notes, when ideally packed.
 Differences in WER are from the student fine-tuned without a teacher and stored in the same way, paired over the same
-clips, with 95 % intervals. In the file there are also those from the same way in 16 bits (`against_16_bits`), and from
-the student as it was trained directly (`against_direct`; `fewer_errors` is their share): `--direct` where `--model` was
-cut out of another one. What was trained and measured is kept in `--folder`, so that a second call goes on.
+clips, with 95 % intervals. In the file there are also those from the same way in 16 bits (`against_16_bits`); from the
+student as it was trained directly (`against_direct`; `fewer_errors` is their share): `--direct` where `--model` was cut
+out of another one; and, of what saw its rounding in training, those from the monotone way rounded afterwards
+(`against_rounded_afterwards`), where that way comes before it. What was trained and measured is kept in `--folder`, so
+that a second call goes on.
 """
 
 from __future__ import annotations
@@ -74,13 +76,14 @@ KINDS: dict[str, Quantization | None] = {
     "4 bits in the decoder": Quantization(bits=4, scales="block", stacks=("decoder",), embedding_bits=8),
 }
 FINE_TUNED = "fine-tuned only"
+PLAIN = "guided, monotone"
 DIRECT = "student, trained directly"
 
 
 def kinds_of(name: str) -> list[str]:
     """Kinds of weights that a way is measured with."""
     floating, eight, four, in_decoder = KINDS
-    if name in (FINE_TUNED, "guided, monotone"):
+    if name in (FINE_TUNED, PLAIN):
         return list(KINDS)
     if "4 bits" not in name:
         return [floating, eight]
@@ -100,6 +103,7 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
     direct = bench.measured(direct_file(bench, arguments.direct), partial(dense, arguments.direct))
     yield row_of(bench, arguments.direct, DIRECT, "16 bits", direct, None)
     before = cache(partial(measured, bench, arguments, FINE_TUNED))
+    plain: dict[str, Measured] = {}
     for name in arguments.ways or ways(arguments.teacher, arguments.steps):
         found: dict[str, Measured] = {}
         for kind in kinds_of(name):
@@ -107,7 +111,14 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
                 continue
             found[kind] = own = measured(bench, arguments, name, kind)
             row = row_of(bench, bench.model, name, kind, own, before(kind) if name != FINE_TUNED else None)
-            yield row | against(bench, own, direct, found.get("16 bits", own))
+            row |= against(bench, own, direct, found.get("16 bits", own))
+            if name == PLAIN:
+                plain[kind] = own
+            elif "bits" in name and kind in plain:
+                row["against_rounded_afterwards"] = difference(
+                    plain[kind].errors(bench.normalizer), own.errors(bench.normalizer)
+                )
+            yield row
 
 
 def against(bench: Bench, own: Measured, direct: Measured, floating: Measured) -> dict[str, Any]:
