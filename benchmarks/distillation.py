@@ -5,7 +5,7 @@
         --test CORPUS/.../validation --language en --normalizer english --steps 600 --folder runs/distilled --name NAME
 
 Every way trains the same student for as many steps on the same clips. Each is measured with floating weights and with
-8 bits (inputs and the table of tokens too); those that trained for 4 bits, or for these in the decoder, also so. The
+8 bits (inputs and the table of tokens too); those that trained for other ones, or for the decoder's alone, also so. The
 transcripts of Distil-Whisper are not filtered: a teacher that errs on most words would leave next to none.
 Sizes are those of the file, by the rule of Whisper-KDQ, and, in the notes, when ideally packed.
 Differences in WER are from the student fine-tuned without a teacher and stored in the same way, paired over the same
@@ -43,6 +43,8 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
     guided = GuidedDistillation(teacher)
     four = QuantizationAware(bits=4, scales="block", embedding_bits=8)
     in_decoder = replace(four, stacks=("decoder",))
+    by_weights = replace(guided, select_by="weight", loss_on="weight")
+    as_the_code = QuantizationAware(scales="tensor", stacks=("decoder",))
     gradual = replace(guided, rounding=four, rounded_over=max(steps // 2, 1))
     return {
         FINE_TUNED: (),
@@ -53,7 +55,8 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
         "guided, free": (replace(guided, matching="free"),),
         "guided, monotone": (guided,),
         "guided, layers weigh 30": (replace(guided, layers=30.0),),
-        "guided by weights (KDQ)": (replace(guided, select_by="weight", loss_on="weight"),),
+        "guided by weights (KDQ)": (by_weights,),
+        "guided by weights, the decoder in 8 bits from the start (KDQ)": (by_weights, as_the_code),
         "guided, chosen by weights": (replace(guided, select_by="weight"),),
         "guided, chosen by quantization errors": (replace(guided, select_by="quantization_error"),),
         "guided, encoder and attention too": (
@@ -73,6 +76,7 @@ KINDS: dict[str, Quantization | None] = {
     "16 bits": None,
     "8 bits": Quantization(embedding_bits=8),
     "4 bits": Quantization(bits=4, scales="block", embedding_bits=8),
+    "8 bits in the decoder": Quantization(scales="tensor", stacks=("decoder",), dynamic=False),
     "4 bits in the decoder": Quantization(bits=4, scales="block", stacks=("decoder",), embedding_bits=8),
 }
 FINE_TUNED = "fine-tuned only"
@@ -82,12 +86,11 @@ DIRECT = "student, trained directly"
 
 def kinds_of(name: str) -> list[str]:
     """Kinds of weights that a way is measured with."""
-    floating, eight, four, in_decoder = KINDS
     if name in (FINE_TUNED, PLAIN):
         return list(KINDS)
-    if "4 bits" not in name:
-        return [floating, eight]
-    return [floating, eight, in_decoder if "decoder" in name else four]
+    bits = "4 bits" if "4 bits" in name else "8 bits"
+    own = f"{bits} in the decoder" if "decoder" in name else bits
+    return list(dict.fromkeys(["16 bits", "8 bits", own]))
 
 
 def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -42,7 +42,7 @@ def test_every_way_is_trained_once_and_measured(
     assert all("distil-whisper" in str(folder) for folder in asked)
     assert list(dict.fromkeys(row["way"] for row in rows)) == ["teacher", "student, trained directly", *ways]
     by_kind = {(row["way"], row["kind"]): row for row in rows}
-    assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 2 + 7
+    assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 2 * 3 + 6
     assert {kind for way, kind in by_kind if way == "guided, 8 bits from the start"} == {"16 bits", "8 bits"}
     assert by_kind["teacher", "16 bits"]["parameters"] > by_kind["fine-tuned only", "16 bits"]["parameters"]
     shapes = [load(str(tmp_path / name)).model for name in ("teacher", "student")]
@@ -56,7 +56,10 @@ def test_every_way_is_trained_once_and_measured(
     for row in rows[2:]:
         assert ("against_16_bits" in row) == (row["kind"] != "16 bits")
         assert row["against_direct"]["wer"] == pytest.approx(row["wer"] - rows[1]["wer"])
-    assert capsys.readouterr().out.count("| guided, monotone |") == 4
+        assert ("against_rounded_afterwards" in row) == ("bits" in row["way"])
+    aware, plain = (by_kind[name, "4 bits"] for name in ("guided, 4 bits by depth", "guided, monotone"))
+    assert aware["against_rounded_afterwards"]["wer"] == pytest.approx(aware["wer"] - plain["wer"])
+    assert capsys.readouterr().out.count("| guided, monotone |") == 5
     before = sorted(path.stat().st_mtime for path in (tmp_path / "folder").rglob("model/model.safetensors"))
     monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short, "--ways", "fine-tuned only"])
     distillation.main()
@@ -100,8 +103,13 @@ def test_ways_keep_the_names_of_their_folders() -> None:
     (term,) = folders["guided-the-decoders-layers-rounded-to-4-bits-by-distillation-loss"]
     assert term.rounding.stacks == ("decoder",)
     for name in ways:
-        assert ("4 bits in the decoder" in distillation.kinds_of(name)) == (
-            "the decoder" in name or name in ("fine-tuned only", "guided, monotone")
-        )
+        kinds = distillation.kinds_of(name)
+        if name not in ("fine-tuned only", "guided, monotone"):
+            assert ("8 bits in the decoder" in kinds) == ("(KDQ)" in name and "the decoder" in name)
+            assert ("4 bits in the decoder" in kinds) == ("the decoder" in name and "4 bits" in name)
+        else:
+            assert kinds == list(distillation.KINDS)
     _, aware = folders["guided-the-decoder-rounded-to-4-bits-from-the-start"]
     assert aware.stacks == ("decoder",)
+    term, aware = folders["guided-by-weights-the-decoder-in-8-bits-from-the-start-(kdq)"]
+    assert (term.select_by, term.loss_on, aware.scales, aware.stacks) == ("weight", "weight", "tensor", ("decoder",))

@@ -114,6 +114,8 @@ def test_student_and_adapters_learn_and_the_teacher_does_not(matching: Any, sele
     adapters = list(objective.parameters())
     assert adapters
     assert all(parameter.grad is not None for parameter in adapters)  # else processes that train together would wait
+    assert any(parameter.grad.abs().sum() > 0 for parameter in adapters)
+    assert set(map(id, adapters)).isdisjoint(map(id, student.model.parameters()))  # so that they are not saved with it
     first = student.model.model.decoder.layers[0].fc1.weight
     assert first.grad.abs().sum() > 0
     deeper = student.model.model.decoder.layers[0].encoder_attn.v_proj.weight
