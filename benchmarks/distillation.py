@@ -11,8 +11,8 @@ Sizes are those of the file, by the rule of Whisper-KDQ, and, in the notes, when
 Differences in WER are from the student fine-tuned without a teacher and stored in the same way, paired over the same
 clips, with 95 % intervals. In the file there are also those from the same way in 16 bits (`against_16_bits`); from the
 student as it was trained directly (`against_direct`; `fewer_errors` is their share): `--direct` where `--model` was cut
-out of another one; and, of what saw its rounding in training, those from the monotone way rounded afterwards
-(`against_rounded_afterwards`), where that way comes before it. What was trained and measured is kept in `--folder`, so
+out of another one; and, of what saw its rounding in training, those from the same way rounded afterwards
+(`against_rounded_afterwards`), where that comes before it. What was trained and measured is kept in `--folder`, so
 that a second call goes on.
 """
 
@@ -55,7 +55,7 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
         "guided, free": (replace(guided, matching="free"),),
         "guided, monotone": (guided,),
         "guided, layers weigh 30": (replace(guided, layers=30.0),),
-        "guided by weights (KDQ)": (by_weights,),
+        BY_WEIGHTS: (by_weights,),
         "guided by weights, the decoder in 8 bits from the start (KDQ)": (by_weights, as_the_code),
         "guided, chosen by weights": (replace(guided, select_by="weight"),),
         "guided, chosen by quantization errors": (replace(guided, select_by="quantization_error"),),
@@ -81,6 +81,7 @@ KINDS: dict[str, Quantization | None] = {
 }
 FINE_TUNED = "fine-tuned only"
 PLAIN = "guided, monotone"
+BY_WEIGHTS = "guided by weights (KDQ)"
 DIRECT = "student, trained directly"
 
 
@@ -88,6 +89,8 @@ def kinds_of(name: str) -> list[str]:
     """Kinds of weights that a way is measured with."""
     if name in (FINE_TUNED, PLAIN):
         return list(KINDS)
+    if name == BY_WEIGHTS:
+        return ["16 bits", "8 bits", "8 bits in the decoder"]
     bits = "4 bits" if "4 bits" in name else "8 bits"
     own = f"{bits} in the decoder" if "decoder" in name else bits
     return list(dict.fromkeys(["16 bits", "8 bits", own]))
@@ -106,7 +109,7 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
     direct = bench.measured(direct_file(bench, arguments.direct), partial(dense, arguments.direct))
     yield row_of(bench, arguments.direct, DIRECT, "16 bits", direct, None)
     before = cache(partial(measured, bench, arguments, FINE_TUNED))
-    plain: dict[str, Measured] = {}
+    plain: dict[tuple[str, str], Measured] = {}
     for name in arguments.ways or ways(arguments.teacher, arguments.steps):
         found: dict[str, Measured] = {}
         for kind in kinds_of(name):
@@ -115,12 +118,12 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
             found[kind] = own = measured(bench, arguments, name, kind)
             row = row_of(bench, bench.model, name, kind, own, before(kind) if name != FINE_TUNED else None)
             row |= against(bench, own, direct, found.get("16 bits", own))
-            if name == PLAIN:
-                plain[kind] = own
-            elif "bits" in name and kind in plain:
-                row["against_rounded_afterwards"] = difference(
-                    plain[kind].errors(bench.normalizer), own.errors(bench.normalizer)
-                )
+            if name in (PLAIN, BY_WEIGHTS):
+                plain[name, kind] = own
+            partner = plain.get((BY_WEIGHTS if "(KDQ)" in name else PLAIN, kind))
+            if "bits" in name and partner is not None:
+                afterwards = partner.errors(bench.normalizer)
+                row["against_rounded_afterwards"] = difference(afterwards, own.errors(bench.normalizer))
             yield row
 
 

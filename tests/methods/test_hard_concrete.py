@@ -72,12 +72,11 @@ def test_locations_are_kept_in_their_range() -> None:
     torch.testing.assert_close(location, torch.tensor([math.log(0.01), 0.0, math.log(100)]))
 
 
-@pytest.mark.parametrize("shift", [-2.0, 0.0, 3.0])
-def test_a_shift_decides_how_many_are_open_and_changes_no_value(shift: float) -> None:
+@pytest.mark.parametrize(("shift", "zeros"), [(-2.0, 2), (0.0, 1), (3.0, 0)])
+def test_a_shift_decides_how_many_are_open_and_changes_no_value(shift: float, zeros: int) -> None:
     location = torch.tensor([-3.0, -1.0, 0.5, 2.0])
     distribution = HardConcrete()
     soft = torch.sigmoid(location * 0.8 / (2 / 3))
     found = distribution.gates(location, shift)
-    zeros = round(4 - distribution.probability_open(location + shift).sum().item())
     assert (found == 0).tolist() == [index < zeros for index in range(4)]
     torch.testing.assert_close(found[zeros:], soft[zeros:])

@@ -15,7 +15,7 @@ from torch import nn
 from random_gates import prune_at_random
 from recognizers import recognizer, scores
 from sotto import compress
-from sotto.checkpoint import load
+from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
 from sotto.methods import FineTuning, L0Pruning, LayerwiseDistillation, LowRank, Quantization, StepContext, methods
@@ -25,7 +25,8 @@ from sotto.methods.gated_modules import gated_modules
 from sotto.methods.gates import Gates
 from sotto.methods.hard_concrete import HardConcrete
 from sotto.methods.l0_pruning import L0Objective, kept_costs, kept_worths
-from sotto.metrics.cost import count_parameters
+from sotto.methods.layerwise_distillation import LayerwiseDistillationObjective
+from sotto.metrics.cost import count_parameters, flops_by_module
 from sotto.quantized_layers import QuantizedLinear
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out as run_recipe
@@ -100,11 +101,62 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
     left = count_parameters(pruned.model).total / count_parameters(found.model).total
     assert 0.6 <= left <= 0.7
     norms = [module for module in pruned.model.modules() if isinstance(module, nn.BatchNorm1d)]
-    assert {norm.num_batches_tracked.item() for norm in norms} <= {2}  # of four clips after pruning, and no other
+    assert {norm.num_batches_tracked.item() for norm in norms} == ({2} if architecture == "parakeet" else set())
     loaded = load(pruned.save(tmp_path / "pruned"))
     assert loaded.structure == pruned.structure
     healed = compress(loaded, healing, language="en", **data)
-    assert count_parameters(healed.model).total == count_parameters(pruned.model).total
+    assert healed.structure == pruned.structure
+    assert apart(healed, found) < apart(pruned, found)
+
+
+def apart(one: Recognizer, other: Recognizer) -> float:
+    return (scores(one) - scores(other)).norm().item()
+
+
+@pytest.mark.parametrize("constraint", ["flops", "latency"])
+def test_other_costs_are_bound_too_and_the_notes_say_what_is_left(
+    constraint: Any, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is made up, as long as the model is large: that of a machine varies."""
+    found = recognizer("parakeet")
+    dense = found.copy()
+    config = L0Pruning(training(3), target=0.7, constraint=constraint, gate_rate=0.3)
+    if constraint == "latency":
+        gated = list(gated_modules(found.model, ("encoder",), config.gates))
+        costs = replace(gate_costs(found, gated, "parameters"), length=10.0)
+        monkeypatch.setattr("sotto.methods.l0_pruning.gate_costs", lambda *_: costs)
+        monkeypatch.setattr(
+            "sotto.methods.gate_decisions.whole_seconds", lambda heard, _: count_parameters(heard.model).total
+        )
+    _, expected, *others = methods.handler(config)(found, config, context_for(clips, tmp_path))
+    if constraint == "flops":
+        left, before = (flops_by_module(each.model, each.family.frames(10.0), 0)[""] for each in (found, dense))
+    else:
+        left, before = (count_parameters(each.model).total for each in (found, dense))
+        assert others[0].startswith(f"the whole pruned model was measured to take {left / before:.1%} of the latency")
+    assert 0.6 <= left / before <= 0.7
+    assert expected.startswith(f"{left / before:.1%} of the {constraint} of 10 s are")
+
+
+def test_the_teacher_of_gates_is_the_model_before_any_pruning(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = recognizer("parakeet")
+    dense, forward, losses = found.copy(), LayerwiseDistillationObjective.forward, []
+
+    def heard(objective: LayerwiseDistillationObjective, *given: Any) -> torch.Tensor:
+        taught = objective.teacher.model
+        assert not any(module._forward_pre_hooks or module._forward_hooks for module in taught.modules())
+        for name, weight in dense.model.state_dict().items():
+            assert torch.equal(taught.state_dict()[name], weight), name
+        losses.append(forward(objective, *given))
+        return losses[-1]
+
+    monkeypatch.setattr(LayerwiseDistillationObjective, "forward", heard)
+    config = L0Pruning(training(2, learning_rate=0.1), (LayerwiseDistillation(),), target=0.7)
+    methods.handler(config)(found, config, context_for(clips, tmp_path))
+    assert len(losses) == 2
+    assert all(loss.item() > 0 for loss in losses)  # from the first step on, where only gates tell them apart
 
 
 @pytest.mark.parametrize("start", ["open", "taylor"])
@@ -350,6 +402,8 @@ def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
         ({"target_warmup": 1.5}, "target_warmup must be between 0 and 1, found 1.5"),
         ({"gates": ()}, "gates and stacks must name at least one each"),
         ({"clips": 8}, "gates that start open hear no clips before training; leave out clips"),
+        ({"start": "taylor", "open_share": 0.5}, "gates of neurons and channels begin that start open; leave it out"),
+        ({"gates": ("heads",), "open_share": 0.5}, "gates of neurons and channels begin that start open; leave it out"),
         ({"start": "taylor", "clips": 0}, "clips must be at least 1, found 0"),
         ({"start": "taylor", "gates": ("modules",)}, "gates must name heads, neurons or channels"),
     ],

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conformers import make
+from mixed_shapes import mixed
 from recognizers import recognizer
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
@@ -93,6 +94,76 @@ def test_gradients_reach_what_was_changed_and_not_the_teacher(architecture: str,
     for part, other in [("layers", "logits"), ("logits", "layers")]:
         alone = built(found, Recognizer(objective.teacher.model, found.processor), **{part: 0.0})
         assert 0 < term(found, alone).item() < loss.item() * 1.001, other
+
+
+@pytest.mark.parametrize("architecture", ["whisper", "parakeet"])
+def test_the_weights_and_means_of_its_terms_by_hand(architecture: str) -> None:
+    """Two layers or more, one stack or two, and a batch that is half of the tokens of a step."""
+    found = Recognizer(*tiny_whisper(encoder_layers=3)) if architecture == "whisper" else make("parakeet")
+    teacher = found.copy()
+    with torch.no_grad():
+        for parameter in found.model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    objective = built(found, teacher, layers=7.0, logits=0.5, temperature=2.0)
+    batch = batch_for(found)
+    states = [states_of(each, batch) for each in (found, teacher)]
+    outputs, wanted = (each.family.loss(batch, 0.0)[0] for each in (found, teacher))
+    counted = found.family.counted_positions(batch, outputs)
+    errors = []
+    for stack in found.architecture.stacks:
+        own, taught = ([each[counted[stack.name]] for each in side[stack.name]] for side in states)
+        errors.append(sum(map(relative_error, own, taught)) / len(own))
+    decided = counted[found.architecture.stacks[-1].name]
+    soft, of_teacher = ((each.logits[decided] / 2).log_softmax(-1) for each in (outputs, wanted))
+    divergence = 4 * (of_teacher.exp() * (of_teacher - soft)).sum()
+    tokens = 2 * (batch["labels"] != -100).sum()
+    expected = 7.0 * (sum(errors) / len(errors)) / 2 + 0.5 * divergence / tokens
+    with objective.attached(found.model):
+        again, _ = found.family.loss(batch, 0.0)
+        found_term = objective(found.model, batch, again, tokens).item()
+    assert found_term == pytest.approx(expected.item(), rel=1e-4)
+
+
+@torch.no_grad()
+def states_of(found: Recognizer, batch: Batch) -> dict[str, list[torch.Tensor]]:
+    """What the layers of every stack give."""
+    kept: dict[str, list[torch.Tensor]] = {stack.name: [] for stack in found.architecture.stacks}
+    hooks = [
+        layer.register_forward_hook(
+            lambda _layer, _inputs, output, name=stack.name: kept[name].append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+        for stack in found.architecture.stacks
+        for layer in found.model.get_submodule(stack.layers)
+    ]
+    found.family.loss(batch, 0.0)
+    for hook in hooks:
+        hook.remove()
+    return kept
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_a_model_that_another_method_changed_learns_from_what_it_was(architecture: str) -> None:
+    dense = Recognizer(*tiny_whisper(start="scaled")) if architecture == "whisper" else recognizer(architecture)
+    changed = mixed(dense.copy())
+    loss = term(changed, built(changed, dense))
+    loss.backward()
+    assert loss.item() > 1e-4
+    for name in ("first", "second"):  # of a factored linear
+        parts = [each.weight for path, each in changed.model.named_modules() if path.endswith(f".{name}")]
+        assert parts
+        assert all(weight.grad.isfinite().all() for weight in parts)
+        assert any(weight.grad.abs().sum() > 0 for weight in parts)
+
+
+def test_layers_are_matched_with_the_nearest_in_order() -> None:
+    objective = built(make("parakeet"), matching="ordered")
+    (stack,) = objective.stacks
+    generator = torch.Generator().manual_seed(0)
+    wanted = {layer: torch.randn(5, 16, generator=generator) for layer in range(3)}
+    own = {0: wanted[1] + 0.1, 1: wanted[2] + 0.1}
+    assert objective.matches(stack, own, wanted) == [(1, 0), (2, 1)]
 
 
 def test_what_is_padding_does_not_count() -> None:

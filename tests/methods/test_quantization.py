@@ -254,7 +254,6 @@ def test_inspection_shows_the_bits() -> None:
     layers = measure_cost(found, "quantized").layers
     assert {(layer.stack, layer.bits) for layer in layers} == {("encoder", 8), ("decoder", None)}
     plain = measure_cost(load(MODEL), "plain").layers
-    assert [layer.parameters for layer in layers] != []
     assert sum(layer.parameters for layer in layers) == sum(layer.parameters for layer in plain)
 
 
