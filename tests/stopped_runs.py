@@ -16,3 +16,9 @@ def stopped_in_training(run: Path, copied: Path, checkpoint: int) -> None:
     ):
         shutil.rmtree(done)
     (step / "numbers.json").unlink()
+
+
+def checkpoint_times(run: Path) -> set[tuple[str, int]]:
+    """The files of the checkpoints of such a run's training, and when they were written."""
+    files = (run / "steps" / "1-fine_tuning" / "work").glob("checkpoint-*/*")
+    return {(str(file.relative_to(run)), file.stat().st_mtime_ns) for file in files}

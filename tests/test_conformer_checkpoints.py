@@ -1,6 +1,7 @@
 """Conformers on disk: what is saved is what was in memory, and opens the usual ways."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conformers import CONFORMERS, LAYERS, factor_at_random, make, noise, scores
+from conformers import CONFORMERS, LAYERS, RATE, factor_at_random, make, noise, scores
 from random_gates import prune_at_random
 from sotto.checkpoint import Recognizer, load, probe, save
+from sotto.data import Clip
+from sotto.decoding import Decoding
 from sotto.errors import SottoError
 from sotto.surgery import drop_module, keep_channels, keep_heads, keep_layers, merge, narrow_ffn
 
@@ -205,7 +208,9 @@ for name, folder in given.items():
     found = {}
     for opener, kind in kinds.items():
         try:
-            found[opener] = type(kind.from_pretrained(folder)).__name__
+            model = kind.from_pretrained(folder)
+            found[opener] = type(model).__name__
+            found[f"{opener} weights"] = sum(each.double().abs().sum().item() for each in model.state_dict().values())
         except Exception as error:
             found[opener] = f"{type(error).__name__}: {error}"
     try:
@@ -242,13 +247,18 @@ def opened(folders: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPa
 @pytest.mark.parametrize("kind", OPENED)
 @pytest.mark.parametrize("architecture", RELATIVE)
 def test_auto_class_and_pipeline_open_it_after_importing_sotto(
-    architecture: str, kind: str, opened: dict[bool, Any]
+    architecture: str, kind: str, opened: dict[bool, Any], folders: dict[tuple[str, str], Path]
 ) -> None:
     found = opened[True][f"{architecture} {kind}"]
     plain = {"parakeet": "ParakeetForCTC", "wav2vec2_conformer": "Wav2Vec2ConformerForCTC"}[architecture]
     assert found["auto"] == (plain if kind in PLAIN else f"Sotto{plain}")
     assert len(found["text"].split()) >= 1
     assert "Error" not in found["text"]
+    same = load(folders[architecture, kind], device="cpu")
+    weights = sum(each.double().abs().sum().item() for each in same.model.state_dict().values())
+    assert found["auto weights"] == pytest.approx(weights, rel=1e-6)
+    (heard,) = same.family.transcribe([Clip("noise", noise(1.0), RATE)], Decoding(language="en"))
+    assert re.sub("<[^>]+>", "", found["text"]).split() == heard.text.split()  # transformers writes special tokens
     if architecture == "wav2vec2_conformer":  # of Parakeet, transformers' pipeline gives no timestamps
         assert "".join(found["char"]) == found["text"]
         assert " ".join(found["word"]) == found["text"]

@@ -11,9 +11,11 @@ import torch
 
 from recognizers import recognizer
 from sotto.checkpoint import Recognizer, load
+from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
 from sotto.examples import IGNORED, Batch, Example
-from sotto.methods import DistilWhisper, FineTuning, GuidedDistillation, QuantizationAware
+from sotto.methods import DistilWhisper, FineTuning, GuidedDistillation, QuantizationAware, StepContext
+from sotto.methods.fine_tuning import fine_tune
 from sotto.methods.guided_distillation import GuidedDistillationObjective
 from sotto.methods.guided_matching import matched
 from sotto.methods.layer_states import States, keeping_states
@@ -24,7 +26,7 @@ from sotto.run import carry_out
 from sotto.structure import from_json
 from sotto.surgery import drop_module, narrow_ffn, places
 from sotto.training import Training
-from stopped_runs import stopped_in_training
+from stopped_runs import checkpoint_times, stopped_in_training
 from tones import PITCHES, square_wave, tiny_whisper, write_folder
 
 ENCODER = QuantizationAware(stacks=("encoder",))
@@ -425,10 +427,53 @@ def test_a_recipe_distils_with_rounding_and_goes_on_from_a_checkpoint(tmp_path: 
     assert torch.equal(trained.model.encoder.layers[0].fc1.weight, base.model.encoder.layers[0].fc1.weight)
     assert not torch.equal(trained.model.decoder.layers[0].fc1.weight, base.model.decoder.layers[0].fc1.weight)
     stopped_in_training(tmp_path / "run", tmp_path / "parts", 4)
+    before = checkpoint_times(tmp_path / "parts")
     carry_out(parsed, tmp_path, tmp_path / "parts", print)  # from the checkpoint after two steps, half of it rounded
+    assert set() < before < checkpoint_times(tmp_path / "parts")  # it did not begin anew
     resumed = load(tmp_path / "parts" / "steps" / "1-fine_tuning" / "model").model
     for name, weight in trained.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
+
+
+def test_the_optimiser_moves_the_adapters(tmp_path: Path) -> None:
+    train, validation = (
+        open_data(DataConfig(str(write_folder(tmp_path / role, list(PITCHES)[:2], lengths))), sampling_rate=16_000)
+        for role, lengths in (("train", [0.5, 0.6]), ("validation", [0.9, 0.95]))
+    )
+    student, teacher = pair()
+    objective = built(student, teacher)
+    before = [parameter.detach().clone() for parameter in objective.parameters()]
+    config = FineTuning(Training(steps=2, batch_size=2, evaluate_every=2, workers=0, learning_rate=1e-3))
+    context = StepContext(tmp_path, train=(train,), validation=validation, language="en")
+    fine_tune(student, config, context, tmp_path / "work", [objective])
+    assert len(before) > 1
+    assert not any(map(torch.equal, before, objective.parameters()))
+
+
+def test_a_recipe_teaches_a_student_that_was_cut_out_of_its_teacher(tmp_path: Path) -> None:
+    write_folder(tmp_path / "clips", list(PITCHES), [0.5, 0.6, 0.7, 0.8])
+    write_folder(tmp_path / "validation", ["one", "two"], [0.9, 0.95])
+    _, teacher = pair()
+    teacher.save(tmp_path / "teacher")
+    training = {"batch_size": 2, "workers": 0, "learning_rate": 1e-3, "steps": 2, "evaluate_every": 2, "keep": "last"}
+    recipe = {
+        "base": "teacher",
+        "data": {"train": {"path": "clips"}, "validation": {"path": "validation"}},
+        "language": "en",
+        "steps": [
+            {"layer_dropping": {"decoder": 2}},
+            {"structured_magnitude": {"neurons": 0.5}},
+            {"fine_tuning": {"training": training, "objectives": [{"guided_distillation": {"teacher": "teacher"}}]}},
+        ],
+    }
+    carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
+    cut, taught = (
+        load(tmp_path / "run" / "steps" / step / "model") for step in ("2-structured_magnitude", "3-fine_tuning")
+    )
+    assert [layer.base_layer for layer in taught.structure.stacks["decoder"].layers] == [0, 3]
+    assert taught.structure == cut.structure
+    name = "model.decoder.layers.0.fc1.weight"
+    assert not torch.equal(taught.model.state_dict()[name], cut.model.state_dict()[name])
 
 
 @pytest.mark.parametrize(

@@ -297,8 +297,20 @@ def context_for(clips: Path, folder: Path) -> StepContext:
     return StepContext(folder, train=(train,), validation=validation, language="en")
 
 
-def test_an_interrupted_run_goes_on_with_its_gates_and_multipliers(clips: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_with_its_gates_and_multipliers(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    after_step = L0Objective.after_step
+
+    def noting(built: L0Objective, model: nn.Module, step: int, learning_rate: float) -> None:
+        seen.append(step)
+        after_step(built, model, step, learning_rate)
+
+    monkeypatch.setattr(L0Objective, "after_step", noting)
+
     def ended(folder: Path, steps: tuple[int, ...]) -> L0Objective:
+        seen.clear()
         for end in steps:  # from nothing each time, but for what is in the folder
             found = recognizer("parakeet")
             whole = training(30, schedule="constant", learning_rate=1e-5, evaluate_every=10)
@@ -311,6 +323,7 @@ def test_an_interrupted_run_goes_on_with_its_gates_and_multipliers(clips: Path, 
         return built
 
     whole, broken = ended(tmp_path / "whole", (30,)), ended(tmp_path / "broken", (20, 30))
+    assert seen == list(range(1, 31))  # and none of them twice
     assert int(broken.steps) == 30
     assert whole.share().item() < 0.9
     torch.testing.assert_close(broken.multipliers, whole.multipliers, rtol=0.02, atol=0)

@@ -15,7 +15,7 @@ from sotto.quantization_math import fake_quantized
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.surgery import factor, parts_of
-from stopped_runs import stopped_in_training
+from stopped_runs import checkpoint_times, stopped_in_training
 from tones import PITCHES, write_folder
 
 SHORT: dict[str, Any] = {"batch_size": 2, "workers": 0, "learning_rate": 1e-3, "log_every": 1}
@@ -130,7 +130,9 @@ def test_training_for_quantization_and_quantization_in_one_recipe(architecture: 
         torch.testing.assert_close(scores(trained), scores(rounded), rtol=1e-3, atol=1e-3)
     assert not torch.equal(scores(trained), scores(load(tmp_path / "base")))
     stopped_in_training(tmp_path / "run", tmp_path / "parts", 4)
+    before = checkpoint_times(tmp_path / "parts")
     carry_out(parsed, tmp_path, tmp_path / "parts", print)
+    assert set() < before < checkpoint_times(tmp_path / "parts")  # it did not begin anew
     resumed = load(tmp_path / "parts" / "steps" / "1-fine_tuning" / "model")
     for name, weight in trained.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], weight, msg=name)
