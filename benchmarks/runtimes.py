@@ -174,6 +174,7 @@ def speed_of(passes: Sequence[Heard], plain: Sequence[Heard], own: Sequence[Hear
     return {
         "wer": passes[0].errors.wer,
         "seconds": [each.seconds for each in passes],
+        "first_seconds": [each.first_seconds for each in passes],
         "real_time_factor": median(each.real_time_factor for each in passes),
         "against_torch": faster(passes, plain),
         "against_dense": faster(passes, own),

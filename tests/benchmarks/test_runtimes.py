@@ -153,6 +153,7 @@ def test_a_trained_model_is_timed_and_heard_in_every_runtime(tmp_path: Path, mon
         assert row["sotto"]["real_time_factor"] > 0, name
         assert row["batches"]["wer"] == row["errors"]["wer"], name
         assert row["batches"]["real_time_factor"] > 0, name
+        assert len(row["batches"]["first_seconds"]) == len(row["batches"]["seconds"]) == 1, name
     for name in ("openvino-float32", "ctranslate2-float32"):
         assert rows[name]["errors"]["wer"] == rows["torch-float32"]["errors"]["wer"] < 0.5
         assert rows[name]["pipeline"]["wer"] == rows[name]["errors"]["wer"]
