@@ -86,7 +86,10 @@ DIRECT = "student, trained directly"
 
 
 def kinds_of(name: str) -> list[str]:
-    """Kinds of weights that a way is measured with."""
+    """Kinds of weights that a way is measured with: last what it trained for, where it trained for any.
+
+    By weights in all those that its partner, which sees its rounding, is held to.
+    """
     if name in (FINE_TUNED, PLAIN):
         return list(KINDS)
     if name == BY_WEIGHTS:
@@ -109,7 +112,7 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
     direct = bench.measured(direct_file(bench, arguments.direct), partial(dense, arguments.direct))
     yield row_of(bench, arguments.direct, DIRECT, "16 bits", direct, None)
     before = cache(partial(measured, bench, arguments, FINE_TUNED))
-    plain: dict[tuple[str, str], Measured] = {}
+    floating: dict[tuple[str, str], Measured] = {}
     for name in arguments.ways or ways(arguments.teacher, arguments.steps):
         found: dict[str, Measured] = {}
         for kind in kinds_of(name):
@@ -119,9 +122,9 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
             row = row_of(bench, bench.model, name, kind, own, before(kind) if name != FINE_TUNED else None)
             row |= against(bench, own, direct, found.get("16 bits", own))
             if name in (PLAIN, BY_WEIGHTS):
-                plain[name, kind] = own
-            partner = plain.get((BY_WEIGHTS if "(KDQ)" in name else PLAIN, kind))
-            if "bits" in name and partner is not None:
+                floating[name, kind] = own
+            partner = floating.get((BY_WEIGHTS if "(KDQ)" in name else PLAIN, kind))
+            if "bits" in name and kind == kinds_of(name)[-1] and partner is not None:
                 afterwards = partner.errors(bench.normalizer)
                 row["against_rounded_afterwards"] = difference(afterwards, own.errors(bench.normalizer))
             yield row

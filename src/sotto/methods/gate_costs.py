@@ -128,15 +128,18 @@ def latency_costs(gated: Sequence[GatedModule], found: Mapping[float, Times]) ->
     """From the times of models whose modules all have some share of their units, by that share.
 
     Modules of one shape have one table. What they take apart need not add up to what the whole model is faster by, so
-    that at every share it is scaled to that. Those whose units have no gates always have all of them, and one time.
-    More units never cost less: where they were measured to, that was noise, from which gates would learn.
+    that at every share it is scaled to that. Modules whose units have no gates always have all of them, and one time,
+    which is not scaled. More units never cost less: where they were measured to, that was noise, from which gates would
+    learn.
     """
     whole = found[1.0].whole
-    rest = whole - sum(found[1.0].modules)
+    narrowed = [index for index, each in enumerate(gated) if each.has_units]
+    rest = whole - sum(found[1.0].modules[index] for index in narrowed)
     tables: dict[Shape, dict[int, float]] = {}
     for share, times in found.items():
         # On a busy machine a model may seem faster than without its modules: then what they take apart has to do.
-        scale = (times.whole - rest) / sum(times.modules) if times.whole > rest else 1.0
+        apart = sum(times.modules[index] for index in narrowed)
+        scale = (times.whole - rest) / apart if times.whole > rest and apart else 1.0
         for shape in {shape_of(each) for each in gated if each.has_units or share == 1.0}:
             own = [seconds for each, seconds in zip(gated, times.modules, strict=True) if shape_of(each) == shape]
             tables.setdefault(shape, {})[units_at(share, shape.units)] = scale * statistics.median(own)

@@ -82,9 +82,9 @@ class L0Pruning(FineTuning):
             )
         if self.start == "open" and self.clips != L0Pruning.clips:
             raise SottoError("gates that start open hear no clips before training; leave out clips")
-        is_begun = self.start == "open" and {"neurons", "channels"} & set(self.gates)
-        if not is_begun and self.open_share != L0Pruning.open_share:
-            raise SottoError("open_share is where gates of neurons and channels begin that start open; leave it out")
+        reads_open_share = self.start == "open" and not {"neurons", "channels"}.isdisjoint(self.gates)
+        if not reads_open_share and self.open_share != L0Pruning.open_share:
+            raise SottoError("open_share is for gates of neurons and channels, with start: open; leave it out")
         if self.clips < 1:
             raise SottoError(f"clips must be at least 1, found {self.clips}")
         if self.start == "taylor" and self.gates == ("modules",):
