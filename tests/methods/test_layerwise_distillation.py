@@ -13,7 +13,12 @@ from sotto.errors import SottoError
 from sotto.examples import Batch, Example
 from sotto.methods import LayerwiseDistillation
 from sotto.methods.layer_matching import identical, ordered
-from sotto.methods.layerwise_distillation import LayerwiseDistillationObjective, relative_error
+from sotto.methods.layerwise_distillation import (
+    LayerwiseDistillationObjective,
+    Outputs,
+    keeping_outputs,
+    relative_error,
+)
 from sotto.objectives import Setting, objectives
 from sotto.surgery import keep_layers, narrow_ffn
 from tones import PITCHES, square_wave, tiny_whisper
@@ -127,20 +132,10 @@ def test_the_weights_and_means_of_its_terms_by_hand(architecture: str) -> None:
 @torch.no_grad()
 def states_of(found: Recognizer, batch: Batch) -> dict[str, list[torch.Tensor]]:
     """What the layers of every stack give."""
-    kept: dict[str, list[torch.Tensor]] = {stack.name: [] for stack in found.architecture.stacks}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _layer, _inputs, output, name=stack.name: kept[name].append(
-                output[0] if isinstance(output, tuple) else output
-            )
-        )
-        for stack in found.architecture.stacks
-        for layer in found.model.get_submodule(stack.layers)
-    ]
-    found.family.loss(batch, 0.0)
-    for hook in hooks:
-        hook.remove()
-    return kept
+    kept: Outputs = {}
+    with keeping_outputs(found.model, found.architecture.stacks, kept):
+        found.family.loss(batch, 0.0)
+    return {stack: [layers[index] for index in sorted(layers)] for stack, layers in kept.items()}
 
 
 @pytest.mark.parametrize("architecture", BOTH)
