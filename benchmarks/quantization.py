@@ -5,27 +5,37 @@
 
 Differences in WER are paired over the same clips, with 95 % intervals. Bytes are those of the file, and what they would
 be where every weight took its bits and nothing else. Times are of the first test clip: encoder, a decoded token, all.
+`--torchao` (`pip install torchao`) adds torchao's own tensors for the same linears, in memory: errors and times only.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pruning_bench import change_of, error_rates
 from results_file import write_results
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.decoding import Decoding
-from sotto.measurement import evaluate, measure_speeds
+from sotto.measurement import evaluate, measure_speed
 from sotto.methods import Quantization, StepContext, methods
 from sotto.metrics.cost import bytes_on_disk, ideal_bytes
 from sotto.metrics.errors import ErrorReport
 from sotto.report.formats import rate
 from sotto.text import get_normalizer
+
+ROUNDS = 5
+TORCHAO = {"8 bits, by torchao": False, "8 bits, inputs too, by torchao": True}
 
 
 def ways(has_table: bool) -> Iterator[tuple[str, Quantization]]:
@@ -46,6 +56,7 @@ def main() -> None:
     for name in ("model", "test", "language", "normalizer", "name"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--samples", type=int, help="test clips to draw")
+    parser.add_argument("--torchao", action="store_true", help="torchao's tensors too")
     arguments = parser.parse_args()
     dense = load(arguments.model)
     test = DataConfig(arguments.test, samples=arguments.samples)
@@ -56,39 +67,65 @@ def main() -> None:
         return evaluate(recognizer, clips, decoding, get_normalizer(arguments.normalizer, arguments.language))
 
     with tempfile.TemporaryDirectory() as scratch:
-        folders = [dense.save(Path(scratch) / "dense", "float16")]
+        folder = dense.save(Path(scratch) / "dense", "float16")
         before = errors_of(dense)
-        rows = [row_of("dense, 16 bits", dense, folders[0], before, None)]
+        rows = [{"way": "dense, 16 bits", **error_rates(before, None), **sizes_of(dense, folder)}]
+        openers: list[Callable[[], Recognizer]] = [partial(load, folder)]
         for name, way in ways(dense.architecture.tied_embedding is not None):
             recognizer = dense.copy()
             methods.handler(way)(recognizer, way, StepContext(Path()))
-            folders.append(recognizer.save(Path(scratch) / str(len(folders)), "float16"))
-            rows.append(row_of(name, recognizer, folders[-1], errors_of(recognizer), before))
+            folder = recognizer.save(Path(scratch) / str(len(rows)), "float16")
+            openers.append(partial(load, folder))
+            rows.append({"way": name, **error_rates(errors_of(recognizer), before), **sizes_of(recognizer, folder)})
+            print(line(rows[-1]), flush=True)
+        for name, dynamic in TORCHAO.items() if arguments.torchao else ():
+            openers.append(partial(by_torchao, arguments.model, dynamic))
+            rows.append({"way": name, **error_rates(errors_of(openers[-1]()), before)})
             print(line(rows[-1]), flush=True)
         clip = next(iter(open_data(test, sampling_rate=dense.sampling_rate)))
-        for row, latency in zip(rows, measure_speeds(folders, clip.audio, dense.model.device), strict=True):
-            row["milliseconds"] = {
-                "encoder": 1000 * latency.encoder,
-                "token": 1000 * latency.decoder / latency.tokens if latency.tokens else None,
-                "total": 1000 * latency.total,
-            }
+        for row, times in zip(rows, milliseconds(openers, clip.audio), strict=True):
+            row["milliseconds"] = times
     print("\n".join(map(line, rows)))
     settings = {"model": Path(arguments.model).name, "test": "/".join(Path(arguments.test).parts[-2:])}
+    if arguments.torchao:
+        settings["torchao"] = version("torchao")
     definition = {"clips": before.clips, "normalizer": before.normalizer, "decoding": decoding.describe()}
     print(write_results(f"quantization-{arguments.name}", {**settings, **definition, "rows": rows}))
 
 
-def row_of(
-    name: str, recognizer: Recognizer, folder: Path, report: ErrorReport, before: ErrorReport | None
-) -> dict[str, Any]:
-    sizes = {"bytes": bytes_on_disk(folder), "packed_bytes": ideal_bytes(recognizer.model, 2)}
-    return {"way": name, **error_rates(report, before), **sizes}
+def by_torchao(model: str, dynamic: bool) -> Recognizer:
+    """The dense model, its layers' linears as torchao's tensors of 8 bits with a scale an output."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+
+    recognizer = load(model)
+    places = Quantization().floating_linears(recognizer.model, "quantization")
+    linears = {linear for _, parts in places for linear in parts.values()}
+    config = Int8DynamicActivationInt8WeightConfig() if dynamic else Int8WeightOnlyConfig()
+    quantize_(recognizer.model, config, filter_fn=lambda module, _: module in linears)
+    return recognizer
+
+
+def milliseconds(openers: list[Callable[[], Recognizer]], audio: NDArray[np.float32]) -> list[dict[str, float | None]]:
+    """Encoder, token and all of each model: medians of `ROUNDS` visits, in turn."""
+    visits = [[measure_speed(opener(), audio, repeats=3, warmup=1) for opener in openers] for _ in range(ROUNDS)]
+    return [
+        {
+            "encoder": 1000 * median(visit.encoder for visit in each),
+            "token": 1000 * median(visit.decoder / visit.tokens for visit in each) if each[0].tokens else None,
+            "total": 1000 * median(visit.total for visit in each),
+        }
+        for each in zip(*visits, strict=True)
+    ]
+
+
+def sizes_of(recognizer: Recognizer, folder: Path) -> dict[str, int]:
+    return {"bytes": bytes_on_disk(folder), "packed_bytes": ideal_bytes(recognizer.model, 2)}
 
 
 def line(row: dict[str, Any]) -> str:
     """A row of a table in the docs."""
     times = [f"{value:.1f} ms" if value is not None else "" for value in row.get("milliseconds", {}).values()]
-    size = f"{row['bytes'] / 1e6:.2f} MB ({row['bytes'] / row['packed_bytes']:.2f})"
+    size = f"{row['bytes'] / 1e6:.2f} MB ({row['bytes'] / row['packed_bytes']:.2f})" if "bytes" in row else ""
     return f"| {' | '.join([row['way'], rate(row['wer']), change_of(row), size, *times])} |"
 
 

@@ -30,6 +30,8 @@ class Agreement:
     """clips whose greedy transcript differs"""
     encoder: float | None = None
     """as `scores`, of what the encoder gives; None where it is no part of its own, or its runtime keeps it to itself"""
+    farthest: str | None = None
+    """name of the clip that tells the two apart best: another transcript, or else the largest difference of scores"""
 
     @property
     def words(self) -> str:
@@ -69,6 +71,8 @@ class Heard:
 
     scores: Sequence[torch.Tensor]
     transcripts: Sequence[str]
+    clips: Sequence[str]
+    """names; transcripts are in their order, once or, where windows are fitted, twice"""
     states: Sequence[torch.Tensor] = ()
 
 
@@ -87,13 +91,17 @@ def windows(model: Recognizer, clips: Sequence[Clip]) -> list[Inputs]:
 def by_model(model: Recognizer, asked: Sequence[Inputs], clips: Sequence[Clip]) -> Heard:
     with evaluating(model.model):
         scores = [model.family.logits(inputs) for inputs in asked]
-        return Heard(scores, written(model, clips, model.language), states_of(model, asked))
+        return Heard(scores, written(model, clips, model.language), names_of(clips), states_of(model, asked))
 
 
 @torch.no_grad()
 def by_export(exported: Recognizer, asked: Sequence[Inputs], clips: Sequence[Clip], language: str | None) -> Heard:
     scores = [as_decoded(exported, inputs) for inputs in asked]
-    return Heard(scores, written(exported, clips, language), states_of(exported, asked))
+    return Heard(scores, written(exported, clips, language), names_of(clips), states_of(exported, asked))
+
+
+def names_of(clips: Sequence[Clip]) -> list[str]:
+    return [clip.name for clip in clips]
 
 
 def states_of(recognizer: Recognizer, asked: Sequence[Inputs]) -> list[torch.Tensor]:
@@ -109,15 +117,24 @@ def agreement(model: Heard, export: Heard) -> Agreement:
     expected = [scores[-len(found) :] for scores, found in zip(model.scores, export.scores, strict=True)]
     pairs = list(zip(expected, export.scores, strict=True))
     differing = sum(int((found.argmax(-1) != own.argmax(-1)).sum()) for own, found in pairs)
-    changed = sum(before != after for before, after in zip(model.transcripts, export.transcripts, strict=True))
+    errors = [relative_error([own], [other]) for own, other in pairs]
+    changed = rewritten(model, export.transcripts)
     comparable = [own.shape for own in model.states] == [own.shape for own in export.states] and model.states
     return Agreement(
         len(pairs),
         relative_error(expected, export.scores),
         differing / sum(map(len, expected)),
-        changed,
+        len(changed),
         relative_error(model.states, export.states) if comparable else None,
+        max(zip(model.clips, errors, strict=True), key=lambda each: (each[0] in changed, each[1]))[0],
     )
+
+
+def rewritten(model: Heard, transcripts: Sequence[str]) -> set[str]:
+    """Names of the clips of which another text is written."""
+    names = list(model.clips)
+    both = enumerate(zip(model.transcripts, transcripts, strict=True))
+    return {names[place % len(names)] for place, (before, after) in both if before != after}
 
 
 def relative_error(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> float:
@@ -152,19 +169,19 @@ def written(recognizer: Recognizer, clips: Sequence[Clip], language: str | None)
 
 
 def check(found: Agreement, precision: str) -> None:
-    """Raises SottoError where an export differs more than its precision explains, with what differs."""
+    """Raises SottoError where an export differs more than its precision explains, with what differs, and where most."""
     most = TOLERANCES[precision]
+    reason = None
     if found.encoder is not None and not found.encoder <= most.encoder:
-        raise refused(f"its encoder's output differs by {found.encoder:.2g} of its size, more than {most.encoder:g}")
-    if not found.scores <= most.scores:
-        raise refused(f"its scores differ by {found.scores:.2g} of their size, more than {most.scores:g}")
-    if not found.decisions <= most.decisions:
-        raise refused(
-            f"it decides otherwise on {found.decisions:.1%} of what it writes, more than {most.decisions:.1%}"
+        reason = f"its encoder's output differs by {found.encoder:.2g} of its size, more than {most.encoder:g}"
+    elif not found.scores <= most.scores:
+        reason = f"its scores differ by {found.scores:.2g} of their size, more than {most.scores:g}"
+    elif not found.decisions <= most.decisions:
+        reason = f"it decides otherwise on {found.decisions:.1%} of what it writes, more than {most.decisions:.1%}"
+    elif most.same_transcripts and found.transcripts:
+        reason = f"it writes another text for {found.transcripts} of {found.clips} clips"
+    if reason is not None:
+        raise SottoError(
+            f"the export does not compute what the model computes: {reason}; farthest on {found.farthest}; "
+            "nothing was written"
         )
-    if most.same_transcripts and found.transcripts:
-        raise refused(f"it writes another text for {found.transcripts} of {found.clips} clips")
-
-
-def refused(reason: str) -> SottoError:
-    return SottoError(f"the export does not compute what the model computes: {reason}; nothing was written")
