@@ -3,6 +3,7 @@
 from sotto.exports.exporting import CALIBRATION_CLIPS, clips_needed, clips_of, export, export_on, is_export, open_export
 from sotto.exports.record import ExportRecord
 from sotto.exports.targets import TARGETS, Export, parse_export
+from sotto.exports.telemetry import refuse_telemetry
 from sotto.exports.verification import Agreement
 
 __all__ = [
@@ -19,3 +20,5 @@ __all__ = [
     "open_export",
     "parse_export",
 ]
+
+refuse_telemetry()
