@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sotto.checkpoint import Recognizer
+from sotto.errors import SottoError
 from sotto.exports import export
 from sotto.side_by_side import Timing, benchmark, in_turn, latency_of, visit
 from tones import write_folder
@@ -36,3 +37,13 @@ def test_beside_an_export_that_runs_on_the_cpu_all_do(
     monkeypatch.setattr("sotto.side_by_side.in_turn", lambda calls, _: [[call()] for call in calls])
     rows = benchmark([str(saved), str(tmp_path / "out")], Timing(rounds=1, repeats=1))
     assert [latency_of(row.numbers).device for row in rows] == ["cpu", "cpu"]
+
+
+def test_a_precision_that_an_export_does_not_have_is_refused_before_anything_is_timed(
+    recognizer: Recognizer, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = write_folder(tmp_path / "clips", ["one"], [0.9])
+    export(recognizer, tmp_path / "out", to="ctranslate2", audio=clips, language="en")
+    monkeypatch.setattr("sotto.side_by_side.in_turn", lambda *_: pytest.fail("something was timed"))
+    with pytest.raises(SottoError, match="out: an export has the precision that it was written in; leave out dtype"):
+        benchmark([str(saved), str(tmp_path / "out")], Timing(dtype="bfloat16"))

@@ -55,7 +55,8 @@ def show(*parts: Any) -> None:
     """Results on stdout, from the first of the processes of a distributed run."""
     if processes().is_main_process:
         for part in parts:
-            Console(soft_wrap=isinstance(part, str)).print(part, highlight=False)
+            is_text = isinstance(part, str)  # in which a folder may have brackets
+            Console(soft_wrap=is_text).print(part, highlight=False, markup=not is_text)
 
 
 @app.command()

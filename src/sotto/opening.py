@@ -24,12 +24,17 @@ def open_model(
     """
     if not is_export(name):
         return load(name, device=device, dtype=dtype)
+    check_dtype(name, dtype)
     target, found = TARGETS[read_record(Path(name)).target], open_export(name)
     if target.in_torch:
         found.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype or torch.float32)
-    elif dtype not in (None, torch.float32):
-        raise SottoError(f"{name}: an export has the precision that it was written in; leave out dtype")
     return found
+
+
+def check_dtype(name: str | Path, dtype: torch.dtype | None) -> None:
+    """Raises SottoError as `open_model` does, before anything is opened."""
+    if is_on_cpu(name) and dtype not in (None, torch.float32):
+        raise SottoError(f"{name}: an export has the precision that it was written in; leave out dtype")
 
 
 def import_runtime(name: str | Path) -> None:

@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -299,8 +298,7 @@ def write_exports(run: Run) -> None:
         recognizer = replace(load(run.folder / "model", device="cpu"), language=run.recipe.language)
         known = run.sources.get("calibration")  # never the test clips: scales may be taken from these
         count = clips_needed(each.to, each.precision)
-        clips = clips_of(None, recognizer, count) if known is None else list(islice(known, count))
-        for note in export_on(recognizer, folder, each.to, each.precision, clips).notes:
+        for note in export_on(recognizer, folder, each.to, each.precision, clips_of(known, recognizer, count)).notes:
             run.say(f"{each.name}: {note}")
 
 

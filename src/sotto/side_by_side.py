@@ -19,7 +19,7 @@ from sotto.checkpoint import DTYPES
 from sotto.data import DataConfig, open_data
 from sotto.measurement import TOKENS, measure_speed
 from sotto.metrics.speed import LatencyReport, MemoryMeter
-from sotto.opening import cost_of, import_runtime, is_on_cpu, open_model
+from sotto.opening import check_dtype, cost_of, import_runtime, is_on_cpu, open_model
 from sotto.progress import track
 from sotto.report.numbers import ModelNumbers
 
@@ -57,8 +57,11 @@ class SideBySide:
 def benchmark(names: Sequence[str], timing: Timing) -> list[SideBySide]:
     """Measure each of the checkpoints `names` in turn, round after round; the first is what the others are held to.
 
-    All run on the CPU where one of them is an export that can run nowhere else.
+    All run on the CPU where one of them is an export that can run nowhere else. Raises SottoError, before any is
+    timed, where a precision is asked for that an export does not have.
     """
+    for name in names:
+        check_dtype(name, DTYPES[timing.dtype])
     if any(map(is_on_cpu, names)):
         timing = replace(timing, device="cpu")
     visits = in_turn([partial(visit, name, timing) for name in names], timing.rounds)

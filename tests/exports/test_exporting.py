@@ -11,8 +11,9 @@ import torch
 
 from digits import CLIPS, MODEL
 from sotto.checkpoint import Recognizer
+from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
-from sotto.exports import export
+from sotto.exports import clips_of, export
 from sotto.exports.targets import Target
 from sotto.exports.verification import Agreement
 from tones import write_folder
@@ -109,3 +110,15 @@ def test_clips_that_prove_an_export_are_not_those_that_gave_its_scales(
     assert len(found.notes) > 0
     assert not set(found.notes) & set(heard[0])
     assert len(heard) == 1  # the model is heard once, for the proof without rounding and for that with it
+
+
+def test_clips_are_heard_from_all_over_the_audio_and_no_longer_than_a_window(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    """Four hours of audio would be heard for hours, and lie in memory."""
+    folder = write_folder(tmp_path / "clips", ["one"] * 9, [3.0, *[0.5] * 8])
+    source = open_data(DataConfig(str(folder)), sampling_rate=recognizer.sampling_rate)
+    found = clips_of(source, recognizer, 3)
+    assert [clip.name for clip in found] == ["0.wav", "3.wav", "6.wav"]
+    assert [clip.seconds for clip in found] == [1.0, 0.5, 0.5]
+    assert found[0].audio.base is None

@@ -65,3 +65,9 @@ def test_a_decision_that_differs_is_refused_in_floats() -> None:
     assert found.decisions == pytest.approx(1 / 3)
     with pytest.raises(SottoError, match="its scores differ by 0.42 of their size, more than 0.001"):
         check(found, "float32")
+
+
+def test_scores_of_another_shape_are_refused_by_name() -> None:
+    export = replace(MODEL, scores=[MODEL.scores[0], torch.zeros(1, 3)])
+    with pytest.raises(SottoError, match=r"its scores of b\.wav have the shape \(1, 3\) where it is \(1, 2\); nothing"):
+        agreement(MODEL, export)

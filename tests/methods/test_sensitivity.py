@@ -13,7 +13,7 @@ from sotto.data import Clip, ClipReference, ClipSource, DataConfig
 from sotto.families.whisper import Whisper
 from sotto.low_rank_math import Principal
 from sotto.methods import sensitivity
-from sotto.methods.sensitivity import direction_sensitivities, spread
+from sotto.methods.sensitivity import direction_sensitivities
 from sotto.surgery import get_linear
 from whisper_windows import own_transcript
 
@@ -179,8 +179,8 @@ def test_directions_that_the_calibration_leaves_empty_have_none(
 def test_few_clips_stand_for_all_of_the_data(count: int, step: int) -> None:
     listing = [ClipReference(str(number)) for number in range(count)]
     source = ClipSource(DataConfig("clips"), listing, sampling_rate=16000)
-    names = [int(reference.name) for reference in spread(source, 10).references]
+    names = [int(reference.name) for reference in source.spread(10).references]
     assert names == list(range(0, count, step))
     assert len(names) <= 10
-    others = {int(reference.name) for reference in spread(source, 10, offset=1).references}
+    others = {int(reference.name) for reference in source.spread(10, offset=1).references}
     assert others.isdisjoint(names) == (step > 1)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,11 @@ class Clip:
     @property
     def seconds(self) -> float:
         return len(self.audio) / self.sampling_rate
+
+    def cut(self, seconds: float) -> "Clip":
+        """Its beginning, of at most that length; the rest is not kept in memory."""
+        samples = int(seconds * self.sampling_rate)
+        return self if len(self.audio) <= samples else replace(self, audio=self.audio[:samples].copy())
 
 
 @dataclass(frozen=True)

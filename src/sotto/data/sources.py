@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -118,6 +119,17 @@ class ClipSource:
             needs_text=self._needs_text,
             skipped=self._skipped,
         )
+
+    def spread(self, most: int, offset: int = 0) -> "ClipSource":
+        """Every n-th clip from all over the data, at most `most`; another `offset` gives others where there are enough.
+
+        All processes of a distributed run hear the same ones: they are few, and the result is that of one process.
+        """
+        try:
+            step = max(1, math.ceil(len(self) / most))
+        except TypeError:  # a hub dataset that does not say how many clips it has
+            return self
+        return self.shard(offset % step, step)
 
     def with_texts(self, texts: Mapping[str, str]) -> "ClipSource":
         """The clips that `texts` names, with its texts in place of their own, to be read by their references.

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
-from sotto.checkpoint import EXPORT_RECORD, Recognizer, load, partial_folder, replace_folder
-from sotto.data import Clip, DataConfig, open_data
+from sotto.checkpoint import EXPORT_RECORD, Recognizer, check_not_within, load, partial_folder, replace_folder
+from sotto.data import Clip, ClipSource, DataConfig, open_data
 from sotto.demo import DEMO_CLIPS
 from sotto.errors import SottoError
 from sotto.exports.capability import check_taken
@@ -61,6 +62,7 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
         raise SottoError(f"{place} exists and is no export; name a new folder")
     if recognizer.folder is not None and is_export(recognizer.folder):
         raise SottoError(f"{recognizer.folder} is an export; name the checkpoint that it was made of")
+    check_not_within(place)
     check_taken(recognizer.structure, to)
     cost = measure_cost(recognizer, to)
     reference = replace(recognizer, model=floating_copy(recognizer))
@@ -139,9 +141,13 @@ def clips_needed(to: str, precision: str) -> int:
     return CLIPS + CALIBRATION_CLIPS if precision in target_named(to, precision).calibrated else CLIPS
 
 
-def clips_of(audio: str | Path | None, recognizer: Recognizer, count: int) -> Sequence[Clip]:
-    config = DataConfig(str(DEMO_CLIPS if audio is None else audio), samples=count)
-    return list(open_data(config, sampling_rate=recognizer.sampling_rate))
+def clips_of(audio: str | Path | ClipSource | None, recognizer: Recognizer, count: int) -> Sequence[Clip]:
+    """At most `count` clips from all over the audio, bundled ones where there is none, cut to what is heard at once."""
+    source = audio
+    if not isinstance(source, ClipSource):
+        config = DataConfig(str(DEMO_CLIPS if source is None else source), samples=count)
+        source = open_data(config, sampling_rate=recognizer.sampling_rate)
+    return [clip.cut(recognizer.family.longest_seconds) for clip in islice(source.spread(count), count)]
 
 
 def is_export(name: str | Path) -> bool:

@@ -116,6 +116,9 @@ def agreement(model: Heard, export: Heard) -> Agreement:
     """Some runtimes give no scores of the prompt, with which a window's scores begin."""
     expected = [scores[-len(found) :] for scores, found in zip(model.scores, export.scores, strict=True)]
     pairs = list(zip(expected, export.scores, strict=True))
+    for name, (own, other) in zip(model.clips, pairs, strict=True):
+        if own.shape != other.shape:
+            raise refused(f"its scores of {name} have the shape {tuple(other.shape)} where it is {tuple(own.shape)}")
     differing = sum(int((found.argmax(-1) != own.argmax(-1)).sum()) for own, found in pairs)
     errors = [relative_error([own], [other]) for own, other in pairs]
     changed = rewritten(model, export.transcripts)
@@ -181,7 +184,8 @@ def check(found: Agreement, precision: str) -> None:
     elif most.same_transcripts and found.transcripts:
         reason = f"it writes another text for {found.transcripts} of {found.clips} clips"
     if reason is not None:
-        raise SottoError(
-            f"the export does not compute what the model computes: {reason}; farthest on {found.farthest}; "
-            "nothing was written"
-        )
+        raise refused(f"{reason}; farthest on {found.farthest}")
+
+
+def refused(reason: str) -> SottoError:
+    return SottoError(f"the export does not compute what the model computes: {reason}; nothing was written")

@@ -14,7 +14,6 @@ from sotto.methods.divergence import divergence, transcripts_of
 from sotto.methods.head_costs import head_costs
 from sotto.methods.head_narrowing import AttentionPlace, narrow
 from sotto.methods.head_reduction_config import HeadReduction
-from sotto.methods.sensitivity import spread
 from sotto.progress import track
 from sotto.surgery import head_dim_of
 
@@ -72,7 +71,7 @@ def errors_of(
 
     Measured in the middle of an attention's choices. The others lie from there as the energies do that they lose.
     """
-    heard = spread(clips, COMPARED_WINDOWS)
+    heard = clips.spread(COMPARED_WINDOWS)
     transcripts = transcripts_of(recognizer, heard, COMPARED_WINDOWS, "comparing head dimensions")
     found = {}
     for place, own in track([item for item in choices.items() if item[1]], "narrowing one attention"):

@@ -13,7 +13,6 @@ from sotto.errors import SottoError
 from sotto.families import Inputs
 from sotto.methods.divergence import divergence, transcripts_of
 from sotto.methods.method import StepContext, methods
-from sotto.methods.sensitivity import spread
 from sotto.surgery import keep_layers
 
 COMPARED_WINDOWS = 16  # what is missed most is missed in few windows too
@@ -75,7 +74,7 @@ def compared(recognizer: Recognizer, context: StepContext) -> Sequence[Inputs]:
     """Windows of the calibration clips with the whole model's transcripts."""
     if context.calibration is None:
         raise SottoError("layer_dropping by divergence needs calibration clips; give data.calibration")
-    heard = spread(context.calibration, COMPARED_WINDOWS)
+    heard = context.calibration.spread(COMPARED_WINDOWS)
     return transcripts_of(recognizer, heard, COMPARED_WINDOWS, "comparing layers")
 
 

@@ -17,7 +17,7 @@ from sotto.methods.divergence import divergence, transcripts_of
 from sotto.methods.factoring import factor_at_once, linear_at, weights_of
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.rank_costs import encoder_costs
-from sotto.methods.sensitivity import WINDOWS, direction_sensitivities, spread
+from sotto.methods.sensitivity import WINDOWS, direction_sensitivities
 
 COMPARED_WINDOWS = 32  # choices of ranks are held against each other on the same windows, so few of them tell
 
@@ -39,7 +39,7 @@ def choose_ranks(
     if config.weighting in ("best", "relative"):
         candidates["relative"] = ranks_by_budget(config, costs, relative_errors(principals))
     if config.weighting in ("best", "sensitivity"):
-        sensitivities = direction_sensitivities(recognizer, principals, spread(clips, WINDOWS), config.stacks)
+        sensitivities = direction_sensitivities(recognizer, principals, clips.spread(WINDOWS), config.stacks)
         errors = {place: principals[place].energies * sensitivities[place] for place in principals}
         candidates["sensitivity"] = ranks_by_budget(config, costs, errors)
     best, notes = next(iter(candidates)), []
@@ -63,7 +63,7 @@ def divergences(
     clips: ClipSource,
 ) -> dict[str, float]:
     """How far each choice of ranks would move the model, measured on some of the calibration windows."""
-    heard = spread(clips, COMPARED_WINDOWS, offset=1)  # where there are enough, others than gave the sensitivities
+    heard = clips.spread(COMPARED_WINDOWS, offset=1)  # where there are enough, others than gave the sensitivities
     transcripts = transcripts_of(recognizer, heard, COMPARED_WINDOWS, "comparing ranks")
     found = {}
     for name, ranks in candidates.items():

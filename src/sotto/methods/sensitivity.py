@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -13,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sotto.calibration import Place, listening, window_inputs
 from sotto.checkpoint import Recognizer
-from sotto.data import Clip, ClipSource
+from sotto.data import Clip
 from sotto.families import Inputs
 from sotto.low_rank_math import Principal
 from sotto.progress import track
@@ -45,18 +44,6 @@ def direction_sensitivities(
         for inputs in track(islice(window_inputs(recognizer, clips), WINDOWS), "sensitivity"):
             backward(recognizer, inputs, generator, listeners)
     return {place: listener.mean() for place, listener in zip(principals, listeners, strict=True)}
-
-
-def spread(clips: ClipSource, most: int, offset: int = 0) -> ClipSource:
-    """Every n-th clip from all over the data, at most `most`; another `offset` gives others where there are enough.
-
-    All processes of a distributed run hear the same ones: they are few, and the result is that of one process.
-    """
-    try:
-        step = max(1, math.ceil(len(clips) / most))
-    except TypeError:  # a hub dataset that does not say how many clips it has
-        return clips
-    return clips.shard(offset % step, step)
 
 
 @contextmanager
