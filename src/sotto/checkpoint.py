@@ -186,7 +186,6 @@ def save(
         raise SottoError(f"unknown dtype '{dtype}'{nearest(dtype, DTYPES)}")
     if folder.exists() and not replaceable(folder):
         raise SottoError(f"{folder} exists and is no checkpoint; name a new folder")
-    check_not_within(folder)
     target = folder.resolve()  # "." has no name, and a link is to be kept
     try:
         with partial_folder(target) as partial:
@@ -337,36 +336,25 @@ def probe(recognizer: Recognizer) -> torch.Tensor:
         return recognizer.family.probe().float()
 
 
-def check_not_within(folder: Path) -> None:
-    """Raises SottoError where what is in `folder` would be replaced, and the user is in it, or below."""
-    if folder.is_dir() and any(folder.iterdir()) and Path.cwd().is_relative_to(folder.resolve()):
-        raise SottoError(f"{folder} is the folder that you are in, and would be replaced; go to another one")
-
-
-def fill_folder(new: Path, folder: Path) -> None:
-    """Put what is in `new` into the empty `folder`: all of it, or nothing."""
-    try:
-        for path in sorted(new.iterdir()):
-            shutil.move(path, folder / path.name)
-    except BaseException:
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        raise
-
-
 def replace_folder(new: Path, folder: Path) -> None:
     """Put `new` where `folder` is; a checkpoint that was there goes only once the new one is in place.
 
-    An empty folder is filled: it may be the one that the user is in, or a mount, which cannot be replaced.
+    Where `folder` is empty or the one that the user is in, what is in it is replaced and it stays: it may be a mount,
+    and a user should not be left in a folder that is no more.
     """
     if not folder.exists():
         new.rename(folder)
         return
-    if not any(folder.iterdir()):
-        fill_folder(new, folder)
-        return
     old = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
+    if not any(folder.iterdir()) or Path.cwd() == folder:
+        replace_contents(new, folder, old)
+    else:
+        swap(new, folder, old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def swap(new: Path, folder: Path, old: Path) -> None:
     try:
         folder.rename(old)
         new.rename(folder)
@@ -374,4 +362,22 @@ def replace_folder(new: Path, folder: Path) -> None:
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def replace_contents(new: Path, folder: Path, old: Path) -> None:
+    """Move what is in `folder` to `old`, and what is in `new` to `folder`; where that fails, all is put back."""
+    come: list[Path] = []
+    old.mkdir()
+    try:
+        for path in sorted(folder.iterdir()):
+            shutil.move(path, old / path.name)
+        for path in sorted(new.iterdir()):
+            come.append(folder / path.name)
+            shutil.move(path, come[-1])
+    except BaseException:
+        for path in come:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in sorted(old.iterdir()):
+            if not (folder / path.name).exists():
+                shutil.move(path, folder / path.name)
+        raise

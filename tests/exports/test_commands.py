@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from sotto.checkpoint import Recognizer
 from sotto.cli import app
 from sotto.errors import SottoError
-from sotto.exports import export, is_export
+from sotto.exports import export
 from tones import write_folder
 
 WORDS, SECONDS = ["one", "two", "three"], [0.9, 0.6, 0.4]
@@ -48,52 +48,51 @@ def test_every_export_is_used_as_a_checkpoint_is(to: str, checkpoint: Path, clip
     assert found["models"][str(folder)]["wer"] == found["models"][str(checkpoint)]["wer"]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_the_folder_that_the_user_is_in_is_filled_and_not_replaced(
-    checkpoint: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    before = tmp_path.stat().st_ino
-    said = sotto("export", checkpoint, "--to", "lite-whisper", "-o", ".", "--audio", clips, "--language", "en")
-    assert said.exit_code == 0, said.output
-    assert is_export(".")
-    assert tmp_path.stat().st_ino == before
-    assert Path.cwd() == tmp_path
-    with pytest.raises(
-        SottoError, match=r"^\. is the folder that you are in, and would be replaced; go to another one"
-    ):
-        export(str(checkpoint), ".", to="lite-whisper", audio=clips, language="en")
-    with pytest.raises(SottoError, match="is the folder that you are in"):
-        export(str(checkpoint), tmp_path, to="transformers", audio=clips, language="en")
-
-
-def test_a_checkpoint_is_saved_in_the_empty_folder_that_the_user_is_in(
-    recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    recognizer.save(".")
-    assert Path("config.json").is_file()
-    with pytest.raises(SottoError, match="is the folder that you are in"):
-        recognizer.save(".")
-
-
-def test_an_empty_folder_that_cannot_be_filled_stays_empty(
     checkpoint: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "out"
     place.mkdir()
-    moved: list[Path] = []
+    monkeypatch.chdir(place)
+    before = place.stat().st_ino
+    for to, file in (("lite-whisper", "sotto_export.json"), ("onnx", "onnx/encoder_model.onnx")):
+        said = sotto("export", checkpoint, "--to", to, "-o", ".", "--audio", clips, "--language", "en")
+        assert said.exit_code == 0, said.output
+        assert Path(file).is_file()
+        assert place.stat().st_ino == before
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not Path("model.safetensors").exists()
 
-    def one_then_none(source: Path, target: Path) -> None:
-        if moved:
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["empty", "there"])
+@pytest.mark.parametrize("moves", [0, 1, 4])
+def test_a_folder_that_cannot_be_filled_is_left_as_it_was(
+    moves: int, is_there: bool, checkpoint: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    if is_there:
+        export(str(checkpoint), place, to="transformers", audio=clips, language="en")
+    monkeypatch.chdir(place)
+    before = contents(tmp_path)
+    done: list[Path] = []
+
+    def move(source: Path, target: Path) -> None:
+        """Fails once, after some moves."""
+        done.append(target)
+        if len(done) == moves + 1:
             raise OSError(28, "No space left on device")
-        moved.append(target)
         os.rename(source, target)
 
-    monkeypatch.setattr("sotto.checkpoint.shutil.move", one_then_none)
+    monkeypatch.setattr("sotto.checkpoint.shutil.move", move)
     with pytest.raises(SottoError, match=r"out: cannot be written \(No space left on device\); nothing was left there"):
         export(str(checkpoint), place, to="lite-whisper", audio=clips, language="en")
-    assert moved
-    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+    assert len(done) > moves
+    assert contents(tmp_path) == before
 
 
 def test_brackets_in_a_folder_are_no_markup(checkpoint: Path, clips: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
-from sotto.checkpoint import EXPORT_RECORD, Recognizer, check_not_within, load, partial_folder, replace_folder
+from sotto.checkpoint import EXPORT_RECORD, Recognizer, load, partial_folder, replace_folder
 from sotto.data import Clip, ClipSource, DataConfig, open_data
 from sotto.demo import DEMO_CLIPS
 from sotto.errors import SottoError
@@ -62,7 +62,6 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
         raise SottoError(f"{place} exists and is no export; name a new folder")
     if recognizer.folder is not None and is_export(recognizer.folder):
         raise SottoError(f"{recognizer.folder} is an export; name the checkpoint that it was made of")
-    check_not_within(place)
     check_taken(recognizer.structure, to)
     cost = measure_cost(recognizer, to)
     reference = replace(recognizer, model=floating_copy(recognizer))
