@@ -24,19 +24,25 @@ Change = Callable[[Recognizer], Recognizer]
 RANK_MULTIPLE = 16
 STRUCTURED = StructuredMagnitude(heads=0.5, neurons=0.5, stacks=("encoder",))
 SHORT = ShorterWindow(10)
-END_LOGIT = 6.0
+END_LOGIT = 12.0
+LETTER_LOGIT = 8.0
 
 
 @torch.no_grad()
 def random_base(shape: str) -> Recognizer:
-    """A Whisper of that shape which says next to nothing: random weights would go on until there is no more room.
+    """A Whisper of that shape which says "a": random weights would go on until there is no more room.
 
-    The decoder's last norm turns its states towards the end token, by as much as gives that `END_LOGIT`.
+    The decoder's last norm turns its states towards the end token, and less towards that letter, since a text may not
+    begin with its end. Other first letters, such as bytes that are none, are told in different ways by runtimes.
     """
     recognizer = random_whisper(shape)
     decoder = recognizer.model.get_decoder()
-    end = decoder.embed_tokens.weight[recognizer.model.generation_config.eos_token_id]
-    decoder.layer_norm.bias.copy_(END_LOGIT * end / end.square().sum())
+    wanted = {
+        recognizer.model.generation_config.eos_token_id: END_LOGIT,
+        recognizer.processor.tokenizer.convert_tokens_to_ids("a"): LETTER_LOGIT,
+    }
+    rows = {token: decoder.embed_tokens.weight[token] for token in wanted}
+    decoder.layer_norm.bias.copy_(sum(wanted[token] * row / row.square().sum() for token, row in rows.items()))
     return recognizer
 
 
