@@ -14,6 +14,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="test clips to draw")
     parser.add_argument("--torchao", action="store_true", help="torchao's tensors too")
     arguments = parser.parse_args()
+    if arguments.torchao:
+        import_module("torchao.quantization")  # before all else, so that nothing is lost where it is not installed
     dense = load(arguments.model)
     test = DataConfig(arguments.test, samples=arguments.samples)
     decoding = Decoding(language=arguments.language, batch_size=16)
@@ -126,7 +129,7 @@ def line(row: dict[str, Any]) -> str:
     """A row of a table in the docs."""
     times = [f"{value:.1f} ms" if value is not None else "" for value in row.get("milliseconds", {}).values()]
     size = f"{row['bytes'] / 1e6:.2f} MB ({row['bytes'] / row['packed_bytes']:.2f})" if "bytes" in row else ""
-    return f"| {' | '.join([row['way'], rate(row['wer']), change_of(row), size, *times])} |"
+    return f"| {' | '.join([row['way'], rate(row['wer']), change_of(row), rate(row['cer']), size, *times])} |"
 
 
 if __name__ == "__main__":

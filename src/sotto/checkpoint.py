@@ -339,15 +339,15 @@ def probe(recognizer: Recognizer) -> torch.Tensor:
 def replace_folder(new: Path, folder: Path) -> None:
     """Put `new` where `folder` is; a checkpoint that was there goes only once the new one is in place.
 
-    Where `folder` is empty or the one that the user is in, what is in it is replaced and it stays: it may be a mount,
-    and a user should not be left in a folder that is no more.
+    Where `folder` is empty, a mount, or the one that the user is in, what is in it is replaced and it stays: a mount
+    cannot be moved, and a user should not be left in a folder that is no more.
     """
     if not folder.exists():
         new.rename(folder)
         return
     old = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(old, ignore_errors=True)
-    if not any(folder.iterdir()) or Path.cwd() == folder:
+    if not any(folder.iterdir()) or folder.is_mount() or Path.cwd() == folder:
         replace_contents(new, folder, old)
     else:
         swap(new, folder, old)
@@ -380,4 +380,5 @@ def replace_contents(new: Path, folder: Path, old: Path) -> None:
         for path in sorted(old.iterdir()):
             if not (folder / path.name).exists():
                 shutil.move(path, folder / path.name)
+        old.rmdir()
         raise

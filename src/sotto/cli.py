@@ -55,8 +55,8 @@ def show(*parts: Any) -> None:
     """Results on stdout, from the first of the processes of a distributed run."""
     if processes().is_main_process:
         for part in parts:
-            is_text = isinstance(part, str)  # in which a folder may have brackets
-            Console(soft_wrap=is_text).print(part, highlight=False, markup=not is_text)
+            # Names of folders and clips may have brackets in them, and texts what looks like an emoji's name.
+            Console(soft_wrap=isinstance(part, str), markup=False, emoji=False, highlight=False).print(part)
 
 
 @app.command()

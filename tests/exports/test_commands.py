@@ -42,7 +42,8 @@ def test_every_export_is_used_as_a_checkpoint_is(to: str, checkpoint: Path, clip
     heard, expected = (sotto("transcribe", model, clips, *language).stdout for model in (folder, checkpoint))
     assert heard == expected
     assert heard.strip()
-    sotto("evaluate", folder, clips, "--against", checkpoint, "--json", numbers, *language)
+    done = sotto("evaluate", folder, clips, "--against", checkpoint, "--json", numbers, *language)
+    assert done.exit_code == 0, done.output
     found = json.loads(numbers.read_text())
     assert found["comparison"]["wer_difference"] == 0
     assert found["models"][str(folder)]["wer"] == found["models"][str(checkpoint)]["wer"]
@@ -93,6 +94,7 @@ def test_a_folder_that_cannot_be_filled_is_left_as_it_was(
         export(str(checkpoint), place, to="lite-whisper", audio=clips, language="en")
     assert len(done) > moves
     assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_brackets_in_a_folder_are_no_markup(checkpoint: Path, clips: Path, tmp_path: Path) -> None:
@@ -100,3 +102,4 @@ def test_brackets_in_a_folder_are_no_markup(checkpoint: Path, clips: Path, tmp_p
     said = sotto("export", checkpoint, "--to", "transformers", "-o", folder, "--audio", clips, "--language", "en")
     assert said.exit_code == 0, said.output
     assert "[/v1]/[red]" in said.stdout
+    assert sotto("evaluate", folder, clips, "--language", "en").exit_code == 0

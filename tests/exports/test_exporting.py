@@ -122,3 +122,5 @@ def test_clips_are_heard_from_all_over_the_audio_and_no_longer_than_a_window(
     assert [clip.name for clip in found] == ["0.wav", "3.wav", "6.wav"]
     assert [clip.seconds for clip in found] == [1.0, 0.5, 0.5]
     assert found[0].audio.base is None
+    assert len(clips_of(source, recognizer, 8)) == 8
+    assert len(clips_of(source, recognizer, 20)) == 9

@@ -54,6 +54,12 @@ def test_a_clip_heard_in_whole_and_in_fitted_windows_counts_once() -> None:
     assert agreement(both, replace(both, transcripts=["one", "too", "one", "to"])).transcripts == 1
 
 
+def test_a_clip_whose_scores_are_no_numbers_is_named() -> None:
+    export = replace(MODEL, scores=[MODEL.scores[0], MODEL.scores[1] * float("nan")])
+    with pytest.raises(SottoError, match=r"scores differ by nan of their size, .*; farthest on b\.wav"):
+        check(agreement(MODEL, export), "int8")
+
+
 def test_scores_of_a_runtime_that_gives_none_for_the_prompt_are_held_to_the_last_ones() -> None:
     export = replace(MODEL, scores=[torch.tensor([[0.0, 4.0]]), MODEL.scores[1]])
     assert agreement(MODEL, export).scores == 0

@@ -21,7 +21,7 @@ from sotto.exports.targets import TARGETS, reason_of, target_named
 from sotto.exports.verification import Agreement, Heard, agreement, by_export, by_model, check, windows
 from sotto.families import Inputs
 from sotto.families.fitted_windows import forget_fit, is_fitted
-from sotto.measurement import measure_cost
+from sotto.measurement import measure_cost, size_of
 from sotto.structure import check as check_structure
 from sotto.structure import from_json, to_json
 
@@ -146,7 +146,11 @@ def clips_of(audio: str | Path | ClipSource | None, recognizer: Recognizer, coun
     if not isinstance(source, ClipSource):
         config = DataConfig(str(DEMO_CLIPS if source is None else source), samples=count)
         source = open_data(config, sampling_rate=recognizer.sampling_rate)
-    return [clip.cut(recognizer.family.longest_seconds) for clip in islice(source.spread(count), count)]
+    step = max(1, (size_of(source) or 0) // count)
+    clips = [clip.cut(recognizer.family.longest_seconds) for clip in islice(source.shard(0, step), count)]
+    if not clips:
+        raise SottoError(f"no clip of {source.config.path} could be heard; an export is compared on some")
+    return clips
 
 
 def is_export(name: str | Path) -> bool:

@@ -121,6 +121,7 @@ def agreement(model: Heard, export: Heard) -> Agreement:
             raise refused(f"its scores of {name} have the shape {tuple(other.shape)} where it is {tuple(own.shape)}")
     differing = sum(int((found.argmax(-1) != own.argmax(-1)).sum()) for own, found in pairs)
     errors = [relative_error([own], [other]) for own, other in pairs]
+    errors = [math.inf if math.isnan(error) else error for error in errors]
     changed = rewritten(model, export.transcripts)
     comparable = [own.shape for own in model.states] == [own.shape for own in export.states] and model.states
     return Agreement(
