@@ -28,7 +28,7 @@ from results_file import write_results
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.decoding import Decoding
-from sotto.measurement import evaluate, measure_speed
+from sotto.measurement import evaluate, visit_in_turn
 from sotto.methods import Quantization, StepContext, methods
 from sotto.metrics.cost import bytes_on_disk, ideal_bytes
 from sotto.metrics.errors import ErrorReport
@@ -110,14 +110,13 @@ def by_torchao(model: str, dynamic: bool) -> Recognizer:
 
 def milliseconds(openers: list[Callable[[], Recognizer]], audio: NDArray[np.float32]) -> list[dict[str, float | None]]:
     """Encoder, token and all of each model: medians of `ROUNDS` visits, in turn."""
-    visits = [[measure_speed(opener(), audio, repeats=3, warmup=1) for opener in openers] for _ in range(ROUNDS)]
     return [
         {
             "encoder": 1000 * median(visit.encoder for visit in each),
             "token": 1000 * median(visit.decoder / visit.tokens for visit in each) if each[0].tokens else None,
             "total": 1000 * median(visit.total for visit in each),
         }
-        for each in zip(*visits, strict=True)
+        for each in visit_in_turn(openers, audio, ROUNDS)
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +118,17 @@ def measure_speed(
 def measure_speeds(
     checkpoints: Sequence[str | Path], audio: NDArray[np.float32], device: torch.device, rounds: int = 3
 ) -> list[LatencyReport]:
-    """Latency of each checkpoint: its median visit. They take turns, so that a machine that slows down slows all."""
-    visits: dict[int, list[LatencyReport]] = {place: [] for place in range(len(checkpoints))}
+    """Latency of each checkpoint: its median visit."""
+    visits = visit_in_turn([partial(load, checkpoint, device=device) for checkpoint in checkpoints], audio, rounds)
+    return [sorted(each, key=lambda visit: visit.total)[rounds // 2] for each in visits]
+
+
+def visit_in_turn(
+    openers: Sequence[Callable[[], Recognizer]], audio: NDArray[np.float32], rounds: int
+) -> list[list[LatencyReport]]:
+    """The visits to each model, which is opened anew. They take turns: a machine that slows down slows all."""
+    visits: list[list[LatencyReport]] = [[] for _ in openers]
     for _ in track(range(rounds), "measuring speed"):
-        for place, checkpoint in enumerate(checkpoints):
-            recognizer = load(checkpoint, device=device)
-            visits[place].append(measure_speed(recognizer, audio, repeats=3, warmup=1))
-    return [sorted(each, key=lambda visit: visit.total)[rounds // 2] for each in visits.values()]
+        for own, opener in zip(visits, openers, strict=True):
+            own.append(measure_speed(opener(), audio, repeats=3, warmup=1))
+    return visits
