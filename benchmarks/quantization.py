@@ -5,7 +5,7 @@
 
 Differences in WER are paired over the same clips, with 95 % intervals. Bytes are those of the file, and what they would
 be where every weight took its bits and nothing else. Times are of the first test clip: encoder, a decoded token, all.
-`--torchao` (`pip install torchao`) adds torchao's own tensors for the same linears, in memory: errors and times only.
+`--torchao` (`pip install 'sotto[torchao]'`) adds products by torchao.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -36,11 +35,10 @@ from sotto.report.formats import rate
 from sotto.text import get_normalizer
 
 ROUNDS = 5
-TORCHAO = {"8 bits, by torchao": False, "8 bits, inputs too, by torchao": True}
 
 
-def ways(has_table: bool) -> Iterator[tuple[str, Quantization]]:
-    """What is compared; the table of tokens, where there is one, is in 8 bits in all but the first three."""
+def ways(has_table: bool, torchao: bool) -> Iterator[tuple[str, Quantization]]:
+    """What is compared; the table of tokens, where there is one, is in 8 bits where that is said, or bits are 4."""
     yield "8 bits, a scale a matrix (as Whisper-KDQ's code)", Quantization(scales="tensor", dynamic=False)
     yield "8 bits", Quantization(dynamic=False)
     yield "8 bits, inputs too", Quantization()
@@ -50,6 +48,9 @@ def ways(has_table: bool) -> Iterator[tuple[str, Quantization]]:
     yield "4 bits, a scale a matrix", Quantization(bits=4, scales="tensor", **table)
     yield "4 bits", Quantization(bits=4, **table)
     yield "4 bits in blocks of 32", Quantization(bits=4, scales="block", **table)
+    if torchao:
+        yield "8 bits, by torchao", Quantization(dynamic=False, library="torchao")
+        yield "8 bits, inputs too, by torchao", Quantization(library="torchao")
 
 
 def main() -> None:
@@ -57,10 +58,8 @@ def main() -> None:
     for name in ("model", "test", "language", "normalizer", "name"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--samples", type=int, help="test clips to draw")
-    parser.add_argument("--torchao", action="store_true", help="torchao's tensors too")
+    parser.add_argument("--torchao", action="store_true", help="products by torchao too")
     arguments = parser.parse_args()
-    if arguments.torchao:
-        import_module("torchao.quantization")  # before all else, so that nothing is lost where it is not installed
     dense = load(arguments.model)
     test = DataConfig(arguments.test, samples=arguments.samples)
     decoding = Decoding(language=arguments.language, batch_size=16)
@@ -74,16 +73,12 @@ def main() -> None:
         before = errors_of(dense)
         rows = [{"way": "dense, 16 bits", **error_rates(before, None), **sizes_of(dense, folder)}]
         openers: list[Callable[[], Recognizer]] = [partial(load, folder)]
-        for name, way in ways(dense.architecture.tied_embedding is not None):
+        for name, way in ways(dense.architecture.tied_embedding is not None, arguments.torchao):
             recognizer = dense.copy()
             methods.handler(way)(recognizer, way, StepContext(Path()))
             folder = recognizer.save(Path(scratch) / str(len(rows)), "float16")
             openers.append(partial(load, folder))
             rows.append({"way": name, **error_rates(errors_of(recognizer), before), **sizes_of(recognizer, folder)})
-            print(line(rows[-1]), flush=True)
-        for name, dynamic in TORCHAO.items() if arguments.torchao else ():
-            openers.append(partial(by_torchao, arguments.model, dynamic))
-            rows.append({"way": name, **error_rates(errors_of(openers[-1]()), before)})
             print(line(rows[-1]), flush=True)
         clip = next(iter(open_data(test, sampling_rate=dense.sampling_rate)))
         for row, times in zip(rows, milliseconds(openers, clip.audio), strict=True):
@@ -94,18 +89,6 @@ def main() -> None:
         settings["torchao"] = version("torchao")
     definition = {"clips": before.clips, "normalizer": before.normalizer, "decoding": decoding.describe()}
     print(write_results(f"quantization-{arguments.name}", {**settings, **definition, "rows": rows}))
-
-
-def by_torchao(model: str, dynamic: bool) -> Recognizer:
-    """The dense model, its layers' linears as torchao's tensors of 8 bits with a scale an output."""
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
-
-    recognizer = load(model)
-    places = Quantization().floating_linears(recognizer.model, "quantization")
-    linears = {linear for _, parts in places for linear in parts.values()}
-    config = Int8DynamicActivationInt8WeightConfig() if dynamic else Int8WeightOnlyConfig()
-    quantize_(recognizer.model, config, filter_fn=lambda module, _: module in linears)
-    return recognizer
 
 
 def milliseconds(openers: list[Callable[[], Recognizer]], audio: NDArray[np.float32]) -> list[dict[str, float | None]]:
@@ -127,7 +110,7 @@ def sizes_of(recognizer: Recognizer, folder: Path) -> dict[str, int]:
 def line(row: dict[str, Any]) -> str:
     """A row of a table in the docs."""
     times = [f"{value:.1f} ms" if value is not None else "" for value in row.get("milliseconds", {}).values()]
-    size = f"{row['bytes'] / 1e6:.2f} MB ({row['bytes'] / row['packed_bytes']:.2f})" if "bytes" in row else ""
+    size = f"{row['bytes'] / 1e6:.2f} MB ({row['bytes'] / row['packed_bytes']:.2f})"
     return f"| {' | '.join([row['way'], rate(row['wer']), change_of(row), rate(row['cer']), size, *times])} |"
 
 

@@ -12,6 +12,7 @@ from sotto.quantization_math import (
     Scales,
     blocks_of,
     fake_quantized,
+    floating_product,
     from_codes,
     int8_product,
     largest_code,
@@ -20,6 +21,7 @@ from sotto.quantization_math import (
     to_codes,
     unpack_pairs,
 )
+from sotto.torchao_products import torchao_product
 
 BITS = st.sampled_from([4, 8])
 SCALES = st.sampled_from(["tensor", "channel", "block"])
@@ -74,6 +76,29 @@ def test_rounding_moves_a_weight_by_half_a_step_at_most(
     again = scale_of(from_codes(codes, scale), bits, scales)
     torch.testing.assert_close(again, scale)  # what was rounded stays as it is
     assert torch.equal(to_codes(from_codes(codes, scale), again, bits), codes)
+
+
+@given(st.integers(1, 5), st.integers(1, 70), st.integers(1, 9), st.integers(0, 1000), BITS, SCALES)
+def test_products_are_those_of_the_weights_that_codes_stand_for(
+    rows: int, inputs: int, outputs: int, seed: int, bits: int, scales: Scales
+) -> None:
+    weight, x = matrix(outputs, inputs, seed), matrix(rows, inputs, seed + 1)
+    scale = scale_of(weight, bits, scales)
+    codes = to_codes(weight, scale, bits)
+    expected = x @ from_codes(codes, scale).t()
+    torch.testing.assert_close(floating_product(x, codes, scale), expected, rtol=1e-4, atol=1e-5)
+    if scale.shape[1] == 1:
+        torch.testing.assert_close(torchao_product(x, codes, scale, False), expected, rtol=1e-4, atol=1e-5)
+        own, theirs = int8_product(x, codes, scale), torchao_product(x, codes, scale, True)
+        # torchao's steps for inputs are 1 / 127.5 of the largest, Sotto's 1 / 127: each input is off by a step at most
+        step = x.abs().amax(1, keepdim=True) / 127 * from_codes(codes, scale).abs().sum(1)
+        assert ((own - theirs).abs() <= step + 1e-5).all()
+
+
+def test_products_in_half_precision_do_not_pass_its_largest_number() -> None:
+    x, codes = torch.full((1, 600), 1.0, dtype=torch.float16), torch.full((2, 600), 127, dtype=torch.int8)
+    scale = torch.full((2, 1), 0.001, dtype=torch.float16)
+    assert floating_product(x, codes, scale).tolist() == [[pytest.approx(76.2, rel=1e-2)] * 2]
 
 
 @given(st.floats(1e-7, 1e-3), BITS)

@@ -1,5 +1,11 @@
 """Sotto makes speech recognisers smaller and faster, and proves on real audio that they still hear."""
 
+import logging
+
+# Where torchao is installed transformers imports it, and it tells of kernels that are for other machines.
+logging.getLogger("torchao").setLevel(logging.ERROR)
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+
 from sotto.auto_classes import register
 from sotto.checkpoint import Recognizer, load
 from sotto.compress import compress

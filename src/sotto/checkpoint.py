@@ -128,6 +128,11 @@ def load_config(name: str | Path) -> Any:
     with readable(name):
         config = AutoConfig.from_pretrained(name)
         architecture_of(config)
+        if quantized := getattr(config, "quantization_config", None):
+            library = quantized.get("quant_method", "another library")
+            raise SottoError(
+                f"its weights are quantized by {library}; name the floating checkpoint that it was made of"
+            )
         if getattr(config, "sotto", None):
             check(from_json(config.sotto), config)
     return config

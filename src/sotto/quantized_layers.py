@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from sotto.quantization_math import blocks_of, from_codes, int8_product, pack_pairs, unpack_pairs
+from sotto.quantization_math import blocks_of, floating_product, from_codes, int8_product, pack_pairs, unpack_pairs
+from sotto.structure import Library
+from sotto.torchao_products import check_torchao, torchao_product
 
 
 class QuantizedWeight(nn.Module):
@@ -26,12 +28,16 @@ class QuantizedWeight(nn.Module):
         outputs: int,
         bits: int,
         by_block: bool,
+        library: Library = "torch",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if library == "torchao":
+            check_torchao()
         self.inputs = inputs
         self.bits = bits
+        self.library = library
         size, kind = (inputs, torch.int8) if bits == 8 else (-(-inputs // 2), torch.uint8)
         self.register_buffer("stored", torch.zeros(outputs, size, dtype=kind, device=device))
         self.register_buffer(
@@ -56,20 +62,25 @@ class QuantizedWeight(nn.Module):
     def product(self, x: torch.Tensor, bias: torch.Tensor | None, dynamic: bool) -> torch.Tensor:
         """`x` (..., inputs) times the weights, plus the bias: (..., outputs).
 
-        Where `dynamic`, in whole numbers: on the CPU, and where no gradient is asked for.
+        Where `dynamic`, in whole numbers: where no gradient is asked for, and on the CPU or by torchao.
         """
-        if not dynamic or x.requires_grad or x.device.type not in ("cpu", "meta"):
+        if x.requires_grad:
             return nn.functional.linear(x, self.weight, bias)
-        product = int8_product(x, self.codes, self.scale)
+        if self.library == "torchao" and not x.is_meta:
+            product = torchao_product(x, self.codes, self.scale, dynamic)
+        elif dynamic and x.device.type in ("cpu", "meta"):
+            product = int8_product(x, self.codes, self.scale)
+        else:
+            product = floating_product(x, self.codes, self.scale)
         return product if bias is None else product + bias
 
 
 class QuantizedLinear(QuantizedWeight):
     """A linear with quantized weights.
 
-    `dynamic`: inputs are rounded to 8 bits too, row by row, and products are taken in whole numbers, on the CPU and
-    where no gradient is asked for; else the weights are made floating for every product. `columns` (kept,): the
-    inputs that are heard, where that is some of them only.
+    `dynamic`: inputs are rounded to 8 bits too, row by row, and products are taken in whole numbers (`product` says
+    where); else the weights are made floating for every product. `columns` (kept,): the inputs that are heard, where
+    that is some of them only.
     """
 
     columns: torch.Tensor | None
@@ -83,10 +94,11 @@ class QuantizedLinear(QuantizedWeight):
         bias: bool,
         dynamic: bool,
         gathered: bool = False,
+        library: Library = "torch",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(inputs, outputs, bits, by_block, device, dtype)
+        super().__init__(inputs, outputs, bits, by_block, library, device, dtype)
         self.in_features = inputs
         self.out_features = outputs
         self.dynamic = dynamic

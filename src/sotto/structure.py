@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from sotto.architectures import Architecture, LayerModule, Stack, StackDimensions, architecture_of, get_architecture
 from sotto.configuration import nearest, parse, to_plain
 from sotto.errors import SottoError
 
 VERSION = 1
+
+Library = Literal["torch", "torchao"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,18 @@ class Quantized:
     """whether every 32 inputs of an output have a scale of their own, and not all of them one"""
     dynamic: bool = False
     """whether inputs are rounded to 8 bits as they come, and products taken in whole numbers"""
+    library: Library = "torch"
+    """what takes the products"""
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise SottoError(f"bits is {self.bits}; it can be 4 or 8")
-        if self.dynamic and (self.bits != 8 or self.by_block):
+        if self.bits == 8 and not self.by_block:
+            return
+        if self.dynamic:
             raise SottoError("products in whole numbers need 8 bits and one scale an output")
+        if self.library == "torchao":
+            raise SottoError("products by torchao need 8 bits and one scale an output")
 
 
 @dataclass(frozen=True)

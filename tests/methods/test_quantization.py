@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, pipeline
+from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8Tensor, Int8WeightOnlyConfig
+from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, TorchAoConfig, pipeline
 
 import sotto
 from digits import MODEL, some_clips
 from mixed_shapes import mixed
 from recognizers import ARCHITECTURES, recognizer, scores
+from sotto import quantized_layers, torchao_products
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.decoding import Decoding
@@ -38,6 +40,8 @@ from sotto.training import Training
 CONFIGS = {
     "8 bits": Quantization(),
     "8 bits, weights alone": Quantization(dynamic=False, scales="tensor"),
+    "8 bits, by torchao": Quantization(library="torchao"),
+    "8 bits, weights alone, by torchao": Quantization(library="torchao", dynamic=False),
     "4 bits": Quantization(bits=4),
     "4 bits in blocks": Quantization(bits=4, scales="block"),
 }
@@ -248,6 +252,51 @@ def test_gradients_reach_what_was_before(architecture: str) -> None:
     assert all(parameter.grad.abs().sum() > 0 for parameter in norms[:4])  # those of the first layer
 
 
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_torchao_takes_the_products_where_it_is_asked_to(dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, plain = load(MODEL), load(MODEL)
+    apply(found, Quantization(library="torchao", dynamic=dynamic, embedding_bits=8))
+    apply(plain, Quantization(dynamic=dynamic, embedding_bits=8))
+    taken = []
+    product = quantized_layers.torchao_product
+    monkeypatch.setattr(
+        quantized_layers, "torchao_product", lambda *given: (taken.append(given[-1]), product(*given))[1]
+    )
+    assert (scores(found) - scores(plain)).norm() <= (0.02 if dynamic else 1e-5) * scores(plain).norm()
+    assert taken == [dynamic] * (len(quantized(found.model)) + 1)  # and the output head
+
+
+def test_what_needs_torchao_is_refused_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = load(MODEL)
+    apply(found, Quantization(library="torchao"))
+    folder = found.save(tmp_path / "model")
+    monkeypatch.setattr(torchao_products, "find_spec", lambda name: None)
+    message = r"torchao, which is not installed; pip install 'sotto\[torchao\]'"
+    with pytest.raises(SottoError, match=message):
+        Quantization(library="torchao")
+    with pytest.raises(SottoError, match=f"{folder}: .*{message}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("config", [Int8DynamicActivationInt8WeightConfig(), Int8WeightOnlyConfig()])
+def test_transformers_makes_torchaos_tensors_of_a_whisper_that_sotto_made_smaller(config: Any, tmp_path: Path) -> None:
+    """Without a step of Sotto's. A Conformer it refuses (5.23): it asks for a table of tokens, which is not there."""
+    found = mixed(recognizer("whisper"))
+    folder, torchao = found.save(tmp_path / "model", "float32"), tmp_path / "torchao"
+    auto = AutoModelForSpeechSeq2Seq
+    model = auto.from_pretrained(folder, quantization_config=TorchAoConfig(config), dtype=torch.float32).eval()
+    model.save_pretrained(torchao)
+    reopened = auto.from_pretrained(torchao).eval()
+    parts = [part for place in linears_of(found.model) for part in parts_of(reopened, *place).values()]
+    assert any(isinstance(part.weight, Int8Tensor) for part in parts)
+    assert structure_of(reopened) == found.structure
+    own, again = (scores(Recognizer(each, found.processor)) for each in (model, reopened))
+    torch.testing.assert_close(again, own, rtol=1e-5, atol=1e-5)
+    assert 0 < (own - scores(found)).norm() <= 0.1 * scores(found).norm()
+    with pytest.raises(SottoError, match="quantized by torchao; name the floating checkpoint that it was made of"):
+        load(torchao)
+
+
 def test_inspection_shows_the_bits() -> None:
     found = load(MODEL)
     apply(found, Quantization(stacks=("encoder",)))
@@ -294,6 +343,8 @@ def test_other_methods_come_before_it(tmp_path: Path) -> None:
             {"scales": "block", "dynamic": True},
             "dynamic: products in whole numbers need 8 bits and one scale an output",
         ),
+        ({"bits": 4, "library": "torchao"}, "library: products by torchao need 8 bits and one scale an output"),
+        ({"scales": "block", "library": "torchao"}, "library: products by torchao need 8 bits and one scale an output"),
         ({"stacks": ()}, "stacks must name encoder, decoder or both"),
         ({"stacks": ("encoder",), "layers": {"decoder": (0,)}}, "layers: 'decoder' is not among stacks, encoder"),
     ],
@@ -330,6 +381,8 @@ def test_what_is_not_there_is_refused_and_nothing_is_changed(
         ({"fc3": {"bits": 8}}, "encoder layer 0: linear 'fc3' does not exist; did you mean"),
         ({"fc1": {"bits": 3}}, "bits is 3; it can be 4 or 8"),
         ({"fc1": {"bits": 4, "dynamic": True}}, "products in whole numbers need 8 bits"),
+        ({"fc1": {"bits": 4, "library": "torchao"}}, "products by torchao need 8 bits"),
+        ({"fc1": {"bits": 8, "library": "tensorrt"}}, "library: 'tensorrt' is not one of torch, torchao"),
     ],
 )
 def test_a_record_that_does_not_fit_is_refused(record: Any, message: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sotto.checkpoint import Recognizer
@@ -12,8 +12,9 @@ from sotto.methods.method import StepContext, methods
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.metrics.cost import ideal_bytes
 from sotto.quantization_math import Scales, from_codes, relative_error, scale_of, to_codes
-from sotto.structure import Quantized
+from sotto.structure import Library, Quantized
 from sotto.surgery import Codes, quantize_embedding, quantize_linear, tied_embedding
+from sotto.torchao_products import check_torchao
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,35 @@ class Quantization(QuantizedPlaces):
     """whether inputs are rounded to 8 bits as they come, row by row, and products taken in whole numbers, which is what
     makes a CPU faster; without it weights are made floating for every product. Not given: where 8 bits have one scale
     an output"""
+    library: Library = "torch"
+    """what takes the products; torchao has kernels for whole numbers on a GPU too. 8 bits with one scale an output
+    only"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dynamic and (self.bits != 8 or self.scales == "block"):
+        plain = self.bits == 8 and self.scales != "block"
+        if self.dynamic and not plain:
             raise SottoError("dynamic: products in whole numbers need 8 bits and one scale an output")
+        if self.library == "torchao":
+            if not plain:
+                raise SottoError("library: products by torchao need 8 bits and one scale an output")
+            check_torchao()
 
     @property
     def stored(self) -> Quantized:
         """How the linears are stored."""
         by_block = self.scales == "block"
-        return Quantized(self.bits, by_block, self.bits == 8 and not by_block if self.dynamic is None else self.dynamic)
+        dynamic = self.bits == 8 and not by_block if self.dynamic is None else self.dynamic
+        return Quantized(self.bits, by_block, dynamic, self.library)
 
     @property
     def stored_table(self) -> Quantized | None:
         """How the table of tokens is stored; None where it stays as it is."""
         if self.embedding_bits is None:
             return None
-        return Quantized(self.embedding_bits, self.scales == "block", self.stored.dynamic and self.embedding_bits == 8)
+        if self.embedding_bits == 8:
+            return replace(self.stored, bits=8)
+        return Quantized(self.embedding_bits, self.scales == "block")
 
 
 @methods.register("quantization", Quantization)

@@ -45,6 +45,7 @@ def shape_quantized(model: nn.Module, stack: Stack, index: int, linear: str, qua
             old.bias is not None,
             quantized.dynamic,
             isinstance(old, GatheredLinear),
+            quantized.library,
             device=old.weight.device,
             dtype=old.weight.dtype,
         )
@@ -69,7 +70,13 @@ def shape_embedding(model: Any, quantized: Quantized) -> None:
         raise SottoError(f"{table} is quantized already")
     tokens, width = old.weight.shape
     new = QuantizedEmbedding(
-        width, tokens, quantized.bits, quantized.by_block, device=old.weight.device, dtype=old.weight.dtype
+        width,
+        tokens,
+        quantized.bits,
+        quantized.by_block,
+        quantized.library,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
     )
     model.set_submodule(table, new)
     model.set_submodule(head, TiedHead(new, quantized.dynamic))
