@@ -248,6 +248,8 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
     kept = {key: torch.float16 if key in scales else dtype for key in state}  # which holds scales without a loss
     state = {key: value.to(kept[key]) if value.is_floating_point() else value for key, value in state.items()}
     save_torch_state_dict(state, folder, metadata={"format": "pt"})
+    for weights in folder.glob("*.safetensors"):  # safetensors 0.8 lets nobody else read them
+        weights.chmod((folder / "config.json").stat().st_mode)
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 
 Scales = Literal["tensor", "channel", "block"]
+Library = Literal["torch", "torchao"]
+"""What takes the products."""
 
 BLOCK = 32  # inputs that share a scale, where scales are by block
 LEAST_SCALE = 2.0**-24  # the smallest number above zero in half precision

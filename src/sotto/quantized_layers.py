@@ -8,8 +8,15 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from sotto.quantization_math import blocks_of, floating_product, from_codes, int8_product, pack_pairs, unpack_pairs
-from sotto.structure import Library
+from sotto.quantization_math import (
+    Library,
+    blocks_of,
+    floating_product,
+    from_codes,
+    int8_product,
+    pack_pairs,
+    unpack_pairs,
+)
 from sotto.torchao_products import check_torchao, torchao_product
 
 

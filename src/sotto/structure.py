@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from sotto.architectures import Architecture, LayerModule, Stack, StackDimensions, architecture_of, get_architecture
 from sotto.configuration import nearest, parse, to_plain
 from sotto.errors import SottoError
+from sotto.quantization_math import Library
 
 VERSION = 1
-
-Library = Literal["torch", "torchao"]
 
 
 @dataclass(frozen=True)

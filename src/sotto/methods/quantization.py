@@ -11,8 +11,8 @@ from sotto.errors import SottoError
 from sotto.methods.method import StepContext, methods
 from sotto.methods.quantized_places import QuantizedPlaces
 from sotto.metrics.cost import ideal_bytes
-from sotto.quantization_math import Scales, from_codes, relative_error, scale_of, to_codes
-from sotto.structure import Library, Quantized
+from sotto.quantization_math import Library, Scales, from_codes, relative_error, scale_of, to_codes
+from sotto.structure import Quantized
 from sotto.surgery import Codes, quantize_embedding, quantize_linear, tied_embedding
 from sotto.torchao_products import check_torchao
 
