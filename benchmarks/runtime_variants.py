@@ -13,7 +13,15 @@ from shapes import factor_at_random, random_whisper
 from sotto.calibration import places
 from sotto.checkpoint import Recognizer
 from sotto.data import ClipSource
-from sotto.methods import HeadReduction, LowRank, ShorterWindow, StepContext, StructuredMagnitude, methods
+from sotto.methods import (
+    HeadReduction,
+    LayerDropping,
+    LowRank,
+    ShorterWindow,
+    StepContext,
+    StructuredMagnitude,
+    methods,
+)
 from sotto.methods.factoring import reduce_where_cheaper
 from sotto.metrics.cost import count_parameters
 from sotto.surgery import get_linear, layers_of, narrow_heads
@@ -55,6 +63,7 @@ def variants(calibration: ClipSource | None) -> Mapping[str, Change]:
         "dense": Recognizer.copy,
         **{f"low-rank-{share}": partial(low_rank, share / 100, calibration) for share in (60, 50, 40)},
         "structured": structured,
+        "fewer-layers": fewer_layers,
         "both": partial(both, 0.4, calibration),
         "narrow": partial(narrow, calibration),
         "short": partial(after, SHORT),
@@ -78,6 +87,13 @@ def structured(model: Recognizer) -> Recognizer:
     return after(STRUCTURED, model)
 
 
+def fewer_layers(model: Recognizer) -> Recognizer:
+    """The same, and then one of six layers less."""
+    found = structured(model)
+    layers = found.architecture.stack("encoder").dimensions(found.model.config).layers
+    return after(LayerDropping(encoder=round(layers * 5 / 6)), found)
+
+
 def after(step: Any, model: Recognizer) -> Recognizer:
     """A copy after a step that needs no data."""
     found = model.copy()
@@ -86,7 +102,7 @@ def after(step: Any, model: Recognizer) -> Recognizer:
 
 
 def narrow(calibration: ClipSource | None, model: Recognizer) -> Recognizer:
-    """The same, and then half of the channels of every head that is left."""
+    """Structured, and then half of the channels of every head that is left."""
     found, config = structured(model), model.model.config
     channels = config.d_model // config.encoder_attention_heads // 2
     if calibration is None:
@@ -100,7 +116,7 @@ def narrow(calibration: ClipSource | None, model: Recognizer) -> Recognizer:
 
 
 def both(share: float, calibration: ClipSource | None, model: Recognizer) -> Recognizer:
-    """The same, and then so much low rank that this share is left."""
+    """Structured, and then so much low rank that this share is left."""
     narrower = structured(model)
     whole, left = (count_parameters(each.model).encoder for each in (model, narrower))
     return low_rank(share * whole / left, calibration, narrower)
