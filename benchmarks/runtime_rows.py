@@ -43,6 +43,8 @@ RUNTIMES = (
     Runtime("openvino", "float16"),
     Runtime("openvino", "int8"),
     Runtime("openvino", "int8-calibrated"),
+    Runtime("sherpa-onnx", "float32"),
+    Runtime("sherpa-onnx", "int8"),
     Runtime("ctranslate2", "float32"),
     Runtime("ctranslate2", "int8"),
     Runtime("whisper.cpp", "q8_0"),

@@ -43,7 +43,16 @@ from sotto.metrics.errors import ErrorReport, compare
 from sotto.report.formats import points, rate
 from sotto.side_by_side import Timing, in_turn
 
-LIBRARIES = ("onnxruntime", "openvino", "openvino-genai", "nncf", "ctranslate2", "faster-whisper", "pywhispercpp")
+LIBRARIES = (
+    "onnxruntime",
+    "openvino",
+    "openvino-genai",
+    "nncf",
+    "sherpa-onnx",
+    "ctranslate2",
+    "faster-whisper",
+    "pywhispercpp",
+)
 OWN = ("sotto", "batches")  # ways of hearing in Sotto
 SCALE_CLIPS = 8  # for random weights, which gain nothing from more
 HEARD_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -141,7 +141,7 @@ def test_a_trained_model_is_timed_and_heard_in_every_runtime(tmp_path: Path, mon
     clips = some_clips("test", tmp_path / "clips", 3)
     monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(runtimes, "in_turn", in_this_process)
-    asked = ["torch-bfloat16", "openvino-float32", "ctranslate2-float32"]
+    asked = ["torch-bfloat16", "openvino-float32", "sherpa-onnx-float32", "ctranslate2-float32"]
     options = ["--model", str(MODEL), "--audio", str(clips), "--folder", str(tmp_path / "models"), "--name", "try"]
     counts = ["--rounds", "1", "--repeats", "1", "--tokens", "4", "--threads", "1", "--variants", "--runtimes"]
     monkeypatch.setattr("sys.argv", ["runtimes.py", *options, *counts, *asked])
@@ -158,7 +158,7 @@ def test_a_trained_model_is_timed_and_heard_in_every_runtime(tmp_path: Path, mon
         assert row["batches"]["wer"] == row["errors"]["wer"], name
         assert row["batches"]["real_time_factor"] > 0, name
         assert row["batches"]["first_real_time_factor"] > 0, name
-    for name in ("openvino-float32", "ctranslate2-float32"):
+    for name in ("openvino-float32", "sherpa-onnx-float32", "ctranslate2-float32"):
         assert rows[name]["errors"]["wer"] == rows["torch-float32"]["errors"]["wer"] < 0.5
         assert rows[name]["pipeline"]["wer"] == rows[name]["errors"]["wer"]
         assert rows[name]["pipeline"]["against_torch"] > 0
