@@ -46,6 +46,7 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
     by_weights = replace(guided, select_by="weight", loss_on="weight")
     as_the_code = QuantizationAware(scales="tensor", stacks=("decoder",))
     gradual = replace(guided, rounding=four, rounded_over=max(steps // 2, 1))
+    gradual_decoder = replace(gradual, rounding=in_decoder)
     return {
         FINE_TUNED: (),
         "Distil-Whisper, weights of the paper": (DistilWhisper(teacher, "paper", freeze_encoder=False),),
@@ -54,7 +55,6 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
         "guided, static": (replace(guided, matching="static"),),
         "guided, free": (replace(guided, matching="free"),),
         "guided, monotone": (guided,),
-        "guided, layers weigh 30": (replace(guided, layers=30.0),),
         BY_WEIGHTS: (by_weights,),
         "guided by weights, the decoder in 8 bits from the start (KDQ)": (by_weights, as_the_code),
         "guided, chosen by weights": (replace(guided, select_by="weight"),),
@@ -68,7 +68,8 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
         "guided, 4 bits by distillation loss": (gradual,),
         "guided, 4 bits by depth": (replace(gradual, rounding_order="depth"),),
         "guided, the decoder rounded to 4 bits from the start": (guided, in_decoder),
-        "guided, the decoder's layers rounded to 4 bits by distillation loss": (replace(gradual, rounding=in_decoder),),
+        "guided, the decoder rounded to 4 bits by distillation loss": (gradual_decoder,),
+        "guided, the decoder rounded to 4 bits by depth": (replace(gradual_decoder, rounding_order="depth"),),
     }
 
 

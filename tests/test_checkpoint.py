@@ -208,6 +208,12 @@ def test_an_output_layer_of_its_own_is_kept(recognizer: Recognizer, tmp_path: Pa
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
 
 
+def test_weights_can_be_read_by_whoever_reads_the_config(recognizer: Recognizer, tmp_path: Path) -> None:
+    folder = recognizer.save(tmp_path / "model")
+    modes = {path.suffix: path.stat().st_mode for path in folder.iterdir()}
+    assert modes[".safetensors"] == modes[".json"]
+
+
 def test_saving_changes_nothing_in_memory(recognizer: Recognizer, tmp_path: Path) -> None:
     recognizer.model.train()
     torch.manual_seed(5)

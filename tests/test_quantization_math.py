@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -95,10 +96,28 @@ def test_products_are_those_of_the_weights_that_codes_stand_for(
         assert ((own - theirs).abs() <= step + 1e-5).all()
 
 
-def test_products_in_half_precision_do_not_pass_its_largest_number() -> None:
-    x, codes = torch.full((1, 600), 1.0, dtype=torch.float16), torch.full((2, 600), 127, dtype=torch.int8)
-    scale = torch.full((2, 1), 0.001, dtype=torch.float16)
-    assert floating_product(x, codes, scale).tolist() == [[pytest.approx(76.2, rel=1e-2)] * 2]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "product",
+    [
+        floating_product,
+        int8_product,
+        lambda *given: torchao_product(*given, True),
+        lambda *given: torchao_product(*given, False),
+    ],
+)
+def test_sums_of_codes_do_not_pass_the_largest_number_of_half_precision(dtype: torch.dtype, product: Any) -> None:
+    x, codes = torch.full((1, 600), 1.0, dtype=dtype), torch.full((2, 600), 127, dtype=torch.int8)
+    found = product(x, codes, torch.full((2, 1), 0.001, dtype=dtype))
+    assert found.dtype == dtype
+    assert found.tolist() == [[pytest.approx(76.2, rel=1e-2)] * 2]
+
+
+def test_codes_of_weights_in_half_precision_are_the_nearest() -> None:
+    weight = torch.tensor([[1.0, 0.963]], dtype=torch.bfloat16)
+    scale = scale_of(weight, 8, "channel")
+    expected = (weight.double() / scale.double()).round().clamp(-127, 127)
+    assert to_codes(weight, scale, 8).tolist() == expected.tolist()
 
 
 @given(st.floats(1e-7, 1e-3), BITS)

@@ -1,11 +1,8 @@
 """Sotto makes speech recognisers smaller and faster, and proves on real audio that they still hear."""
 
-import logging
+from sotto import quiet_torchao  # noqa: F401  (before all that imports transformers)
 
-# Where torchao is installed transformers imports it, and it tells of kernels that are for other machines.
-logging.getLogger("torchao").setLevel(logging.ERROR)
-logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-
+# isort: split
 from sotto.auto_classes import register
 from sotto.checkpoint import Recognizer, load
 from sotto.compress import compress

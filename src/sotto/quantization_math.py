@@ -55,7 +55,7 @@ def spread(scale: torch.Tensor, inputs: int) -> torch.Tensor:
 def to_codes(weight: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
     """(outputs, inputs) int8: the nearest multiples of the scales."""
     most = largest_code(bits)
-    return (weight.detach() / spread(scale, weight.shape[1])).round().clamp(-most, most).to(torch.int8)
+    return (weight.detach().float() / spread(scale.float(), weight.shape[1])).round().clamp(-most, most).to(torch.int8)
 
 
 def from_codes(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -73,20 +73,22 @@ class QuantizedWeight(nn.Module):
         """
         if x.requires_grad:
             return nn.functional.linear(x, self.weight, bias)
-        if self.library == "torchao" and not x.is_meta:
-            product = torchao_product(x, self.codes, self.scale, dynamic)
-        elif dynamic and x.device.type in ("cpu", "meta"):
-            product = int8_product(x, self.codes, self.scale)
-        else:
-            product = floating_product(x, self.codes, self.scale)
+        product = self.product_without_gradient(x, dynamic)
         return product if bias is None else product + bias
+
+    def product_without_gradient(self, x: torch.Tensor, dynamic: bool) -> torch.Tensor:
+        if self.library == "torchao" and not x.is_meta:
+            return torchao_product(x, self.codes, self.scale, dynamic)
+        if dynamic and x.device.type in ("cpu", "meta"):
+            return int8_product(x, self.codes, self.scale)
+        return floating_product(x, self.codes, self.scale)
 
 
 class QuantizedLinear(QuantizedWeight):
     """A linear with quantized weights.
 
     `dynamic`: inputs are rounded to 8 bits too, row by row, and products are taken in whole numbers (`product` says
-    where); else the weights are made floating for every product. `columns` (kept,): the inputs that are heard, where
+    where); else codes are made floating for every product. `columns` (kept,): the inputs that are heard, where
     that is some of them only.
     """
 

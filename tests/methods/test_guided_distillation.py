@@ -304,13 +304,16 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
 
     with objective.attached(student.model):
         assert rounded() == [False, False]
-        objective.rounding.note(losses(2.0, 1.0))
+        objective.rounding.note(losses(1.0, 1.1))
         objective.after_step(student.model, 1, 0.1)
-        assert rounded() == [False, True]  # the first of two, within the first half of the steps
-        objective.rounding.note(losses(0.0, 50.0))
+        assert rounded() == [False, False]  # the first of two after half of the steps, by what it lost in all of them
+        objective.rounding.note(losses(2.0, 0.5))
         objective.after_step(student.model, 2, 0.1)
-        assert rounded() == [False, True]  # what is rounded stays so
+        assert rounded() == [False, True]
+        objective.rounding.note(losses(0.0, 50.0))
         objective.after_step(student.model, 3, 0.1)
+        assert rounded() == [False, True]  # what is rounded stays so
+        objective.after_step(student.model, 4, 0.1)
         assert rounded() == [True, True]
         logged = objective.logged(student.model)
         assert logged["rounded_layers"] == 1.0
@@ -359,7 +362,7 @@ def test_the_mean_of_a_layers_losses_does_not_depend_on_how_often_it_was_heard()
     rounding.take_in()
     assert rounding.means().tolist() == pytest.approx([1.0, 1.2])
     with objective.attached(student.model):
-        objective.after_step(student.model, 1, 0.1)
+        objective.after_step(student.model, 50, 0.1)
         assert rounding.is_rounded.tolist() == [True, False]
     rounding.note(losses(3.0))
     rounding.take_in()

@@ -1,4 +1,7 @@
+import copy
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import sotto
 from digits import MODEL, some_clips
 from mixed_shapes import mixed
 from recognizers import ARCHITECTURES, recognizer, scores
-from sotto import quantized_layers, torchao_products
+from sotto import quantized_layers
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.decoding import Decoding
@@ -41,7 +44,7 @@ CONFIGS = {
     "8 bits": Quantization(),
     "8 bits, weights alone": Quantization(dynamic=False, scales="tensor"),
     "8 bits, by torchao": Quantization(library="torchao"),
-    "8 bits, weights alone, by torchao": Quantization(library="torchao", dynamic=False),
+    "8 bits, weights alone, by torchao": Quantization(library="torchao", dynamic=False, scales="tensor"),
     "4 bits": Quantization(bits=4),
     "4 bits in blocks": Quantization(bits=4, scales="block"),
 }
@@ -95,9 +98,10 @@ def test_it_computes_with_the_rounded_weights_and_is_read_back(architecture: str
 
 
 @pytest.mark.parametrize("architecture", ["whisper", "parakeet"])
-def test_transformers_opens_it(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", ["torch", "torchao"])
+def test_transformers_opens_it(architecture: str, library: Any, tmp_path: Path) -> None:
     found = recognizer(architecture)
-    apply(found, Quantization(embedding_bits=8 if architecture == "whisper" else None))
+    apply(found, Quantization(embedding_bits=8 if architecture == "whisper" else None, library=library))
     folder = found.save(tmp_path / "model")
     auto = AutoModelForSpeechSeq2Seq if architecture == "whisper" else AutoModelForCTC
     model = auto.from_pretrained(folder).eval()
@@ -240,10 +244,11 @@ def test_only_the_layers_named_are_quantized() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_gradients_reach_what_was_before(architecture: str) -> None:
+@pytest.mark.parametrize("library", ["torch", "torchao"])
+def test_gradients_reach_what_was_before(architecture: str, library: Any) -> None:
     """Products in whole numbers have no gradient: where one is asked for, the weights are made floating."""
     found = recognizer(architecture)
-    apply(found, Quantization())
+    apply(found, Quantization(library=library))
     inputs = found.family.inputs([0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0)).numpy()])
     found.family.logits(found.family.with_transcript(inputs)).square().sum().backward()
     norms = [p for name, p in found.model.named_parameters() if "norm" in name and p.grad is not None]
@@ -266,12 +271,25 @@ def test_torchao_takes_the_products_where_it_is_asked_to(dynamic: bool, monkeypa
     assert taken == [dynamic] * (len(quantized(found.model)) + 1)  # and the output head
 
 
+def test_what_torchao_multiplies_is_copied_exported_and_told_of(tmp_path: Path) -> None:
+    found = load(MODEL)
+    notes = apply(found, Quantization(library="torchao", embedding_bits=8))
+    assert "products by torchao: pip install 'sotto[torchao]' where it is opened" in notes
+    assert torch.equal(scores(replace(found, model=copy.deepcopy(found.model))), scores(found))
+    folder = found.save(tmp_path / "model", "float16")
+    record = sotto.export(folder, tmp_path / "onnx", to="onnx", audio=some_clips("test", tmp_path / "clips", 2))
+    assert record.agreement.scores < 1e-4  # the runtime has the weights that the codes stand for, in floats
+    half = load(folder, dtype=torch.float16)
+    with floating_products(half.model), floating_products(found.model):
+        assert (scores(half).float() - scores(found)).norm() < 0.01 * scores(found).norm()
+
+
 def test_what_needs_torchao_is_refused_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = load(MODEL)
     apply(found, Quantization(library="torchao"))
     folder = found.save(tmp_path / "model")
-    monkeypatch.setattr(torchao_products, "find_spec", lambda name: None)
-    message = r"torchao, which is not installed; pip install 'sotto\[torchao\]'"
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    message = r"products by torchao need torchao 0.18 or later; pip install 'sotto\[torchao\]'"
     with pytest.raises(SottoError, match=message):
         Quantization(library="torchao")
     with pytest.raises(SottoError, match=f"{folder}: .*{message}"):
@@ -306,15 +324,15 @@ def test_inspection_shows_the_bits() -> None:
     assert sum(layer.parameters for layer in layers) == sum(layer.parameters for layer in plain)
 
 
-def test_a_recipe_quantizes_after_another_method(tmp_path: Path) -> None:
-    steps = [
-        {"magnitude_pruning": {"share": 0.3}},
-        {"quantization": {"bits": 4, "scales": "block", "embedding_bits": 8}},
-    ]
+@pytest.mark.parametrize(
+    "settings", [{"bits": 4, "scales": "block", "embedding_bits": 8}, {"library": "torchao", "embedding_bits": 8}]
+)
+def test_a_recipe_quantizes_after_another_method(settings: dict[str, Any], tmp_path: Path) -> None:
+    steps = [{"magnitude_pruning": {"share": 0.3}}, {"quantization": settings}]
     recipe = {"base": str(MODEL), "steps": steps}
     numbers = carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
     sizes = [model.bytes_on_disk for model in numbers.models]
-    assert sizes[2] < 0.4 * sizes[0]
+    assert sizes[2] < (0.4 if "bits" in settings else 0.62) * sizes[0]
     again = carry_out(parse_recipe(recipe, "recipe.yaml"), tmp_path, tmp_path / "run", print)
     assert again.models[2].bytes_on_disk == sizes[2]
 
@@ -345,6 +363,10 @@ def test_other_methods_come_before_it(tmp_path: Path) -> None:
         ),
         ({"bits": 4, "library": "torchao"}, "library: products by torchao need 8 bits and one scale an output"),
         ({"scales": "block", "library": "torchao"}, "library: products by torchao need 8 bits and one scale an output"),
+        (
+            {"embedding_bits": 4, "library": "torchao"},
+            "library: products by torchao need 8 bits and one scale an output",
+        ),
         ({"stacks": ()}, "stacks must name encoder, decoder or both"),
         ({"stacks": ("encoder",), "layers": {"decoder": (0,)}}, "layers: 'decoder' is not among stacks, encoder"),
     ],

@@ -87,8 +87,11 @@ class GuidedRounding(nn.Module):
         self.heard |= {layer: loss.detach() for layer, loss in losses.items() if layer in self.paths}
 
     def after_step(self, model: nn.Module, step: int) -> None:
-        """Let as many layers be rounded as are due after `step` steps; one that is rounded stays so."""
-        due = math.ceil(len(self.paths) * min(step / self.steps, 1.0))
+        """Let as many layers be rounded as are due after `step` steps; one that is rounded stays so.
+
+        The first one not before its share of the steps is over, so that its loss has been heard for as long.
+        """
+        due = math.floor(len(self.paths) * min(step / self.steps, 1.0))
         if int(self.is_rounded.sum()) == len(self.paths):
             return
         self.take_in()
@@ -97,6 +100,8 @@ class GuidedRounding(nn.Module):
             keys = self.means() if self.order == "loss" else torch.arange(len(self.paths), device=self.running.device)
             turns = keys.float().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
             self.is_rounded[turns[:missing]] = True
+            for place in turns[:missing].tolist():
+                logger.info("after step %d %s is rounded", step, list(self.paths.values())[place].rstrip("."))
             self.switch(model)
 
     def means(self) -> torch.Tensor:

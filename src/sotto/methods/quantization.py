@@ -23,11 +23,10 @@ class Quantization(QuantizedPlaces):
 
     dynamic: bool | None = None
     """whether inputs are rounded to 8 bits as they come, row by row, and products taken in whole numbers, which is what
-    makes a CPU faster; without it weights are made floating for every product. Not given: where 8 bits have one scale
+    makes a CPU faster; without it codes are made floating for every product. Not given: where 8 bits have one scale
     an output"""
     library: Library = "torch"
-    """what takes the products; torchao has kernels for whole numbers on a GPU too. 8 bits with one scale an output
-    only"""
+    """what takes the products, with 8 bits and one scale an output"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,7 +34,7 @@ class Quantization(QuantizedPlaces):
         if self.dynamic and not plain:
             raise SottoError("dynamic: products in whole numbers need 8 bits and one scale an output")
         if self.library == "torchao":
-            if not plain:
+            if not plain or self.embedding_bits == 4:
                 raise SottoError("library: products by torchao need 8 bits and one scale an output")
             check_torchao()
 
@@ -75,6 +74,8 @@ def apply_quantization(recognizer: Recognizer, config: Quantization, context: St
         codes, error = coded(table, config.stored_table.bits, config.scales)
         quantize_embedding(model, codes, config.stored_table)
         notes.append(f"the table of tokens in {config.stored_table.bits} bits; {error_note([error])}")
+    if config.library == "torchao":
+        notes.append("products by torchao: pip install 'sotto[torchao]' where it is opened")
     size = ideal_bytes(model, 2) / 1e6
     return [*notes, f"with 16 bits for all else, the weights are {size:.2f} MB when ideally packed"]
 
