@@ -70,6 +70,9 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
         "guided, the decoder rounded to 4 bits from the start": (guided, in_decoder),
         "guided, the decoder rounded to 4 bits by distillation loss": (gradual_decoder,),
         "guided, the decoder rounded to 4 bits by depth": (replace(gradual_decoder, rounding_order="depth"),),
+        "guided, the decoder rounded to 4 bits by greatest loss": (
+            replace(gradual_decoder, rounding_order="greatest_loss"),
+        ),
     }
 
 

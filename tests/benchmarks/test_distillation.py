@@ -42,7 +42,7 @@ def test_every_way_is_trained_once_and_measured(
     assert all("distil-whisper" in str(folder) for folder in asked)
     assert list(dict.fromkeys(row["way"] for row in rows)) == ["teacher", "student, trained directly", *ways]
     by_kind = {(row["way"], row["kind"]): row for row in rows}
-    assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 2 * 3 + 8
+    assert len(by_kind) == len(rows) == 2 + 2 * len(ways) + 2 * 3 + 9
     assert {kind for way, kind in by_kind if way == "guided, 8 bits from the start"} == {"16 bits", "8 bits"}
     assert by_kind["teacher", "16 bits"]["parameters"] > by_kind["fine-tuned only", "16 bits"]["parameters"]
     shapes = [load(str(tmp_path / name)).model for name in ("teacher", "student")]
@@ -108,10 +108,10 @@ def test_ways_keep_the_names_of_their_folders() -> None:
     assert len(folders) == len(ways)
     assert folders["guided-4-bits-by-distillation-loss"][0].rounded_over == 5
     assert folders["guided-4-bits-by-depth"][0].rounding_order == "depth"
-    for order in ("distillation-loss", "depth"):
-        (term,) = folders[f"guided-the-decoder-rounded-to-4-bits-by-{order}"]
+    for name, order in (("distillation-loss", "loss"), ("depth", "depth"), ("greatest-loss", "greatest_loss")):
+        (term,) = folders[f"guided-the-decoder-rounded-to-4-bits-by-{name}"]
         assert term.rounding.stacks == ("decoder",)
-        assert term.rounding_order == order.removeprefix("distillation-")
+        assert term.rounding_order == order
     for name in ways:
         kinds = distillation.kinds_of(name)
         if name not in ("fine-tuned only", "guided, monotone"):

@@ -326,16 +326,19 @@ def test_layers_are_rounded_over_time_those_of_the_least_loss_first() -> None:
         assert rounded() == [True, True]
 
 
-def test_layers_can_be_rounded_in_their_order_whatever_they_lose() -> None:
+@pytest.mark.parametrize(
+    ("order", "turns"), [("loss", [0, 3, 1, 2]), ("greatest_loss", [2, 1, 3, 0]), ("depth", [0, 1, 2, 3])]
+)
+def test_layers_are_rounded_in_the_order_asked_for(order: Any, turns: list[int]) -> None:
     student, teacher = whisper(decoder_layers=3), whisper(decoder_layers=3, seed=4)
-    objective = built(student, teacher, rounded_over=4, rounding_order="depth")
+    objective = built(student, teacher, rounded_over=4, rounding_order=order)
     rounding = objective.rounding
     assert rounding is not None
     with objective.attached(student.model):
         for step in range(1, 5):
-            rounding.note(losses(3.0, 2.0, 1.0))
+            rounding.note(losses(2.0, 3.0, 1.0))  # the encoder's layer has none
             objective.after_step(student.model, step, 0.1)
-            assert rounding.is_rounded.tolist() == [True] * step + [False] * (4 - step)  # the encoder's layer first
+            assert sorted(turns[:step]) == rounding.is_rounded.nonzero().flatten().tolist()
 
 
 def test_a_training_that_ends_before_all_layers_are_rounded_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -61,7 +61,8 @@ class GuidedDistillation:
     rounded_over: int | None = None
     """weights are rounded in training, layer by layer over so many steps; not at all, where not given"""
     rounding_order: Order = "loss"
-    """which layers come first: those of the least loss, or the first ones, the encoder's before the decoder's"""
+    """which layers come first: those of the least loss, those of the greatest, or the first ones, the encoder's before
+    the decoder's"""
 
     def __post_init__(self) -> None:
         for name in ("weight", "temperature"):

@@ -23,7 +23,7 @@ MEMORY = 0.95  # of the running mean of a layer's loss, from one step to the nex
 
 logger = logging.getLogger(__name__)
 
-Order = Literal["loss", "depth"]
+Order = Literal["loss", "greatest_loss", "depth"]
 
 Layer = tuple[str, int]
 """(stack, index)."""
@@ -97,12 +97,17 @@ class GuidedRounding(nn.Module):
         self.take_in()
         missing = due - int(self.is_rounded.sum())
         if missing > 0:
-            keys = self.means() if self.order == "loss" else torch.arange(len(self.paths), device=self.running.device)
-            turns = keys.float().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
+            turns = self.keys().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
             self.is_rounded[turns[:missing]] = True
             for place in turns[:missing].tolist():
                 logger.info("after step %d %s is rounded", step, list(self.paths.values())[place].rstrip("."))
             self.switch(model)
+
+    def keys(self) -> torch.Tensor:
+        """(layers,): those of the least come first."""
+        if self.order == "depth":
+            return torch.arange(len(self.paths), dtype=self.running.dtype, device=self.running.device)
+        return -self.means() if self.order == "greatest_loss" else self.means()
 
     def means(self) -> torch.Tensor:
         """(layers,): of the losses of every layer, the latest weighing most; 0 for one that had none."""
