@@ -33,6 +33,7 @@ from sotto.metrics.cost import bytes_on_disk, ideal_bytes
 from sotto.metrics.errors import ErrorReport
 from sotto.report.formats import rate
 from sotto.text import get_normalizer
+from sotto.torchao_products import check_torchao
 
 ROUNDS = 5
 
@@ -60,6 +61,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="test clips to draw")
     parser.add_argument("--torchao", action="store_true", help="products by torchao too")
     arguments = parser.parse_args()
+    if arguments.torchao:
+        check_torchao()  # before all else, so that nothing is lost where it is not installed
     dense = load(arguments.model)
     test = DataConfig(arguments.test, samples=arguments.samples)
     decoding = Decoding(language=arguments.language, batch_size=16)

@@ -134,7 +134,8 @@ def faster_whisper_pipeline(place: Path, precision: str, hearing: Hearing) -> Pi
 
 
 def sherpa_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
-    """With the 5 ms of silence in front that docs/export.md tells of. It cuts off what is longer than the window."""
+    """With the 5 ms of silence in front that docs/export.md tells of. It cuts off what is longer than the window, and
+    stops after six tokens a second, so that a model that loops does so for a shorter time than elsewhere."""
     import sherpa_onnx
 
     suffix = ".int8.onnx" if precision == "int8" else ".onnx"

@@ -36,6 +36,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return some_clips("test", tmp_path_factory.mktemp("clips") / "test", 5)
 
 
+def test_importing_sotto_says_nothing_whatever_is_installed() -> None:
+    ran = subprocess.run([sys.executable, "-c", "import sotto"], capture_output=True, text=True, check=True)
+    assert ran.stdout == ran.stderr == ""
+
+
 def test_help_lists_every_command() -> None:
     shown = sotto("--help").stdout
     for command in ("demo", "compress", "evaluate", "benchmark", "transcribe", "inspect", "train"):

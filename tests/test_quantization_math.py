@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sotto import quantization_math, torchao_products
 from sotto.quantization_math import (
     BLOCK,
     Scales,
@@ -111,6 +112,17 @@ def test_sums_of_codes_do_not_pass_the_largest_number_of_half_precision(dtype: t
     found = product(x, codes, torch.full((2, 1), 0.001, dtype=dtype))
     assert found.dtype == dtype
     assert found.tolist() == [[pytest.approx(76.2, rel=1e-2)] * 2]
+
+
+def test_products_of_whole_numbers_that_torchao_gets_wrong_are_sottos(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, codes, scale = matrix(3, 16, 0), torch.full((8, 16), 100, dtype=torch.int8), torch.full((8, 1), 0.01)
+    assert not torch.equal(torchao_product(x, codes, scale, True), int8_product(x, codes, scale))
+    for part in (torchao_products, quantization_math):
+        monkeypatch.setattr(part, "adds_exactly", lambda: False)
+    assert torch.equal(torchao_product(x, codes, scale, True), int8_product(x, codes, scale))
+    sizes = [(outputs, inputs) for outputs in (8, 12) for inputs in (16, 18)]
+    found = [torchao_products.multiplies_whole_numbers(torch.empty(size, device="meta")) for size in sizes]
+    assert found == [True, False, False, False]  # elsewhere than on a CPU
 
 
 def test_codes_of_weights_in_half_precision_are_the_nearest() -> None:

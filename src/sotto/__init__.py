@@ -1,8 +1,9 @@
 """Sotto makes speech recognisers smaller and faster, and proves on real audio that they still hear."""
 
-from sotto import quiet_torchao  # noqa: F401  (before all that imports transformers)
+from sotto.quiet_torchao import import_quantizers
 
-# isort: split
+import_quantizers()  # before all that imports transformers
+
 from sotto.auto_classes import register
 from sotto.checkpoint import Recognizer, load
 from sotto.compress import compress

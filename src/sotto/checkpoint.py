@@ -6,6 +6,7 @@ import copy
 import itertools
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -249,7 +250,7 @@ def write(recognizer: Recognizer, folder: Path, dtype: torch.dtype, card: str | 
     state = {key: value.to(kept[key]) if value.is_floating_point() else value for key, value in state.items()}
     save_torch_state_dict(state, folder, metadata={"format": "pt"})
     for weights in folder.glob("*.safetensors"):  # safetensors 0.8 lets nobody else read them
-        weights.chmod((folder / "config.json").stat().st_mode)
+        weights.chmod(stat.S_IMODE((folder / "config.json").stat().st_mode))
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
 

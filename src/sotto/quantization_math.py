@@ -103,12 +103,13 @@ def unpack_pairs(packed: torch.Tensor, inputs: int) -> torch.Tensor:
 def floating_product(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """`x` (..., inputs) times the weights of codes (outputs, inputs), in floats: (..., outputs).
 
-    Sums are scaled where every output has one scale, which takes less time than weights that are; but not in half
+    Sums are scaled where every output has one scale, which takes less time than scaling the weights; but not in half
     precision, whose largest number sums of codes pass.
     """
     if scale.shape[1] > 1 or x.dtype == torch.float16:
         return torch.nn.functional.linear(x, from_codes(codes, scale))
-    return torch.nn.functional.linear(x, codes.to(x.dtype)) * scale.t()
+    sums = torch.nn.functional.linear(x, codes.to(x.dtype))
+    return (sums * scale.t()).to(sums.dtype)
 
 
 def int8_product(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

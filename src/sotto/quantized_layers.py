@@ -77,6 +77,7 @@ class QuantizedWeight(nn.Module):
         return product if bias is None else product + bias
 
     def product_without_gradient(self, x: torch.Tensor, dynamic: bool) -> torch.Tensor:
+        """Without the bias. On the meta device, where FLOPs are counted, whatever torchao would do, it is Sotto's."""
         if self.library == "torchao" and not x.is_meta:
             return torchao_product(x, self.codes, self.scale, dynamic)
         if dynamic and x.device.type in ("cpu", "meta"):

@@ -26,7 +26,7 @@ def test_every_way_is_trained_once_and_measured(
     monkeypatch.setattr(results_file, "RESULTS", tmp_path / "results")
     folders = [f"--{role}={tmp_path / role}" for role in ("train", "validation", "test", "folder", "teacher")]
     words = [*folders, f"--model={tmp_path / 'student'}", "--language=en", "--normalizer=basic", "--name=tones"]
-    short = ["--steps=1", "--batch-size=2", "--precision=fp32", "--beside", "none"]
+    short = ["--steps=2", "--batch-size=2", "--precision=fp32", "--beside", "none"]
     asked: list[Path] = []
 
     def transcribed(source: ClipSource, teacher: Any, language: str, path: Path, *_: Any) -> ClipSource:

@@ -1,6 +1,5 @@
 import copy
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import sotto
 from digits import MODEL, some_clips
 from mixed_shapes import mixed
 from recognizers import ARCHITECTURES, recognizer, scores
-from sotto import quantized_layers
+from sotto import quantized_layers, torchao_products
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.decoding import Decoding
@@ -262,11 +261,13 @@ def test_torchao_takes_the_products_where_it_is_asked_to(dynamic: bool, monkeypa
     found, plain = load(MODEL), load(MODEL)
     apply(found, Quantization(library="torchao", dynamic=dynamic, embedding_bits=8))
     apply(plain, Quantization(dynamic=dynamic, embedding_bits=8))
-    taken = []
-    product = quantized_layers.torchao_product
-    monkeypatch.setattr(
-        quantized_layers, "torchao_product", lambda *given: (taken.append(given[-1]), product(*given))[1]
-    )
+    taken, product = [], quantized_layers.torchao_product
+
+    def counted(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, dynamic: bool) -> torch.Tensor:
+        taken.append(dynamic)
+        return product(x, codes, scale, dynamic)
+
+    monkeypatch.setattr(quantized_layers, "torchao_product", counted)
     assert (scores(found) - scores(plain)).norm() <= (0.02 if dynamic else 1e-5) * scores(plain).norm()
     assert taken == [dynamic] * (len(quantized(found.model)) + 1)  # and the output head
 
@@ -288,8 +289,8 @@ def test_what_needs_torchao_is_refused_without_it(tmp_path: Path, monkeypatch: p
     found = load(MODEL)
     apply(found, Quantization(library="torchao"))
     folder = found.save(tmp_path / "model")
-    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     message = r"products by torchao need torchao 0.18 or later; pip install 'sotto\[torchao\]'"
+    monkeypatch.setattr(torchao_products, "version", lambda name: "0.17.1")
     with pytest.raises(SottoError, match=message):
         Quantization(library="torchao")
     with pytest.raises(SottoError, match=f"{folder}: .*{message}"):
@@ -363,10 +364,7 @@ def test_other_methods_come_before_it(tmp_path: Path) -> None:
         ),
         ({"bits": 4, "library": "torchao"}, "library: products by torchao need 8 bits and one scale an output"),
         ({"scales": "block", "library": "torchao"}, "library: products by torchao need 8 bits and one scale an output"),
-        (
-            {"embedding_bits": 4, "library": "torchao"},
-            "library: products by torchao need 8 bits and one scale an output",
-        ),
+        ({"embedding_bits": 4, "library": "torchao"}, "embedding_bits: products by torchao need 8 bits for the table"),
         ({"stacks": ()}, "stacks must name encoder, decoder or both"),
         ({"stacks": ("encoder",), "layers": {"decoder": (0,)}}, "layers: 'decoder' is not among stacks, encoder"),
     ],

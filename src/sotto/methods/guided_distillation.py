@@ -59,7 +59,7 @@ class GuidedDistillation:
     rounding: QuantizationAware = field(default_factory=QuantizationAware)
     """how weights are rounded, where that matters"""
     rounded_over: int | None = None
-    """weights are rounded in training, layer by layer over so many steps; not at all, where not given"""
+    """weights are rounded in training, layer by layer, the last one after so many steps; not at all, where not given"""
     rounding_order: Order = "loss"
     """which layers come first: those of the least loss, those of the greatest, or the first ones, the encoder's before
     the decoder's"""
@@ -116,7 +116,7 @@ class GuidedDistillation:
 
     @property
     def least_steps(self) -> int:
-        """A training that is shorter ends before all layers are rounded."""
+        """After which all layers are rounded; training goes on for longer."""
         return self.rounded_over or 0
 
     @property

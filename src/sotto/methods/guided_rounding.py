@@ -7,7 +7,6 @@ says: that quantization layers are selected by the distillation loss.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -89,22 +88,23 @@ class GuidedRounding(nn.Module):
     def after_step(self, model: nn.Module, step: int) -> None:
         """Let as many layers be rounded as are due after `step` steps; one that is rounded stays so.
 
-        The first one not before its share of the steps is over, so that its loss has been heard for as long.
+        None is due before the first share of the steps is over: by then losses have been heard for as long.
         """
-        due = math.floor(len(self.paths) * min(step / self.steps, 1.0))
+        due = len(self.paths) * min(step, self.steps) // self.steps
         if int(self.is_rounded.sum()) == len(self.paths):
             return
         self.take_in()
         missing = due - int(self.is_rounded.sum())
         if missing > 0:
-            turns = self.keys().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)
-            self.is_rounded[turns[:missing]] = True
-            for place in turns[:missing].tolist():
-                logger.info("after step %d %s is rounded", step, list(self.paths.values())[place].rstrip("."))
+            turns = self.ranks().masked_fill(self.is_rounded, torch.inf).argsort(stable=True)[:missing]
+            self.is_rounded[turns] = True
+            layers = list(self.paths)
+            for place in turns.tolist():
+                logger.info("after step %d: %s layer %d is rounded", step, *layers[place])
             self.switch(model)
 
-    def keys(self) -> torch.Tensor:
-        """(layers,): those of the least come first."""
+    def ranks(self) -> torch.Tensor:
+        """(layers,): those of the least come first. A layer without losses has 0 of them."""
         if self.order == "depth":
             return torch.arange(len(self.paths), dtype=self.running.dtype, device=self.running.device)
         return -self.means() if self.order == "greatest_loss" else self.means()

@@ -34,8 +34,10 @@ class Quantization(QuantizedPlaces):
         if self.dynamic and not plain:
             raise SottoError("dynamic: products in whole numbers need 8 bits and one scale an output")
         if self.library == "torchao":
-            if not plain or self.embedding_bits == 4:
+            if not plain:
                 raise SottoError("library: products by torchao need 8 bits and one scale an output")
+            if self.embedding_bits == 4:
+                raise SottoError("embedding_bits: products by torchao need 8 bits for the table of tokens too")
             check_torchao()
 
     @property

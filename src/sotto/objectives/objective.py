@@ -77,12 +77,12 @@ objectives: Registry[Callable[[Any, Setting], Objective]] = Registry("objective"
 
 
 def check_training(configurations: Iterable[Any], steps: int, keep: str) -> None:
-    """Raises SottoError where an objective has work for more than `steps` steps of training, its `least_steps`, and
+    """Raises SottoError where an objective has work, its `least_steps`, for all of the `steps` of training or more, and
     where what it works towards is there at the end only, but not the last weights are kept."""
     for each in configurations:
         least = getattr(each, "least_steps", 0)
         name = objectives.name_of(each)
-        if least > steps:
+        if least >= steps:
             raise SottoError(f"{name} goes on for {least} steps, and training for {steps}; let it end before training")
         if least and keep != "last":
             raise SottoError(
