@@ -1,6 +1,6 @@
 """Sotto makes speech recognisers smaller and faster, and proves on real audio that they still hear."""
 
-from sotto.quiet_torchao import import_quantizers
+from sotto.quiet import import_quantizers
 
 import_quantizers()  # before all that imports transformers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -14,8 +15,9 @@ LEAST_VERSION = "0.18"
 GPU_MULTIPLE = 8  # CUDA multiplies whole numbers of such sizes only; torchao takes others to the CPU and back
 
 
+@cache
 def check_torchao() -> None:
-    """Raises SottoError where torchao is not installed, or an older one."""
+    """Raises SottoError where torchao is not installed, or an older one. Every linear asks, so it is looked up once."""
     try:
         is_recent = Version(version("torchao")) >= Version(LEAST_VERSION)
     except PackageNotFoundError:

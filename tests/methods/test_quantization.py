@@ -291,6 +291,7 @@ def test_what_needs_torchao_is_refused_without_it(tmp_path: Path, monkeypatch: p
     folder = found.save(tmp_path / "model")
     message = r"products by torchao need torchao 0.18 or later; pip install 'sotto\[torchao\]'"
     monkeypatch.setattr(torchao_products, "version", lambda name: "0.17.1")
+    torchao_products.check_torchao.cache_clear()
     with pytest.raises(SottoError, match=message):
         Quantization(library="torchao")
     with pytest.raises(SottoError, match=f"{folder}: .*{message}"):

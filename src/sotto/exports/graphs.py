@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from sotto.families import Ctc
+from sotto.quiet import only_errors
 
 OPSET = 20  # what onnxruntime-web knows too; with 23 attention is one operator
 
@@ -183,14 +183,6 @@ def bare(model: onnx.ModelProto) -> onnx.ModelProto:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what torch's exporter, onnxruntime's quantization and NNCF say of their own steps."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "nncf", None)]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with only_errors("torch.onnx", "onnxscript", "nncf", None), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
