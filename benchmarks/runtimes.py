@@ -58,14 +58,14 @@ SCALE_CLIPS = 8  # for random weights, which gain nothing from more
 HEARD_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "variant": COLUMNS["variant"],
     "runtime": COLUMNS["runtime"],
-    "WER": lambda row: rate(row["errors"]["wer"]),
-    "against dense torch": lambda row: with_interval(row["errors"]["against_dense"]),
-    "RTFx in Sotto": lambda row: real_time(row["sotto"]),
-    f"RTFx in batches of {BATCH}": lambda row: real_time(row["batches"]),
-    "in the first pass": lambda row: f"{row['batches']['first_real_time_factor']:.1f}",
-    "× torch": lambda row: f"{row['sotto']['against_torch']:.2f}",
-    "× own dense": lambda row: f"{row['sotto']['against_dense']:.2f}",
-    "WER of its pipeline": lambda row: rate(row["pipeline"]["wer"]) if "pipeline" in row else "",
+    "WER": lambda row: rate(row["errors"]["wer"]) if "errors" in row else "",
+    "against dense torch": lambda row: with_interval(row["errors"]["against_dense"]) if "errors" in row else "",
+    "RTFx in Sotto": lambda row: real_time(row.get("sotto")),
+    f"RTFx in batches of {BATCH}": lambda row: real_time(row.get("batches")),
+    "in the first pass": lambda row: real_time(row.get("batches"), "first_real_time_factor"),
+    "× torch": lambda row: f"{row['sotto']['against_torch']:.2f}" if "sotto" in row else "",
+    "× own dense": lambda row: f"{row['sotto']['against_dense']:.2f}" if "sotto" in row else "",
+    "WER of its pipeline": lambda row: wer_of(row.get("pipeline")),
     "RTFx of its pipeline": lambda row: real_time(row.get("pipeline")),
 }
 
@@ -152,8 +152,7 @@ def timed(rows: Sequence[Row], timing: Timing, write: Callable[[list[dict[str, A
 def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Hearing, rounds: int) -> None:
     """Put beside the times of every row errors and speed on real clips, in Sotto, there in batches too, and in the
     runtime's own pipeline."""
-    openable = [(number, row) for number, row in enumerate(rows) if row.runtime.to != "whisper.cpp"]
-    asked = [(number, row, by) for number, row in openable for by in (*OWN, row.runtime.to) if by in PIPELINES]
+    asked = [(number, row, by) for number, row in enumerate(rows) for by in ways_of(row)]
     calls = [
         partial(hear, by, row.dtype if by in OWN else row.runtime.precision, str(row.place), hearing)
         for _, row, by in asked
@@ -167,8 +166,14 @@ def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Heari
         if by == "sotto":
             results[number]["errors"] = errors_of(own[0].errors, plain[0].errors)
     print(heading(list(HEARD_COLUMNS)))
-    for number, _ in openable:
-        print(line(results[number], HEARD_COLUMNS), flush=True)
+    for result in results:
+        print(line(result, HEARD_COLUMNS), flush=True)
+
+
+def ways_of(row: Row) -> list[str]:
+    """Sotto opens no file of whisper.cpp."""
+    own = () if row.runtime.to == "whisper.cpp" else OWN
+    return [by for by in (*own, row.runtime.to) if by in PIPELINES]
 
 
 def errors_of(report: ErrorReport, dense: ErrorReport) -> dict[str, Any]:
@@ -185,7 +190,7 @@ def errors_of(report: ErrorReport, dense: ErrorReport) -> dict[str, Any]:
 
 def speed_of(passes: Sequence[Heard], plain: Sequence[Heard], own: Sequence[Heard]) -> dict[str, Any]:
     return {
-        "wer": passes[0].errors.wer,
+        "wer": passes[0].errors.wer if passes[0].errors else None,
         "seconds": [each.seconds for each in passes],
         "first_seconds": [each.first_seconds for each in passes],
         "first_real_time_factor": median(each.audio_seconds / each.first_seconds for each in passes),
@@ -200,8 +205,12 @@ def faster(passes: Sequence[Heard], than: Sequence[Heard]) -> float:
     return median(before.seconds / after.seconds for before, after in zip(than, passes, strict=True))
 
 
-def real_time(speed: dict[str, Any] | None) -> str:
-    return "" if speed is None else f"{speed['real_time_factor']:.1f}"
+def real_time(speed: dict[str, Any] | None, factor: str = "real_time_factor") -> str:
+    return "" if speed is None else f"{speed[factor]:.1f}"
+
+
+def wer_of(speed: dict[str, Any] | None) -> str:
+    return "" if speed is None or speed["wer"] is None else rate(speed["wer"])
 
 
 def with_interval(difference: dict[str, Any]) -> str:

@@ -86,7 +86,9 @@ def test_a_recipe_is_exported_once(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
     first = carry_out(wanted, data, tmp_path / "run", said.append)
     names = ["transformers-float32", "lite-whisper-float16"]
-    assert said[-4:] == [*(f"{name}: exporting" for name in names), *(f"{name}: measuring" for name in names)]
+    filled_up = "transformers-float32: factors in the encoder: exact, nothing gained"
+    wanted_words = [f"{names[0]}: exporting", filled_up, f"{names[1]}: exporting"]
+    assert said[-5:] == [*wanted_words, *(f"{name}: measuring" for name in names)]
     check_exports(first, names)
     exports = tmp_path / "run" / "exports"
     assert sorted(path.name for path in exports.iterdir()) == ["lite-whisper-float16", "transformers-float32"]
@@ -94,8 +96,9 @@ def test_a_recipe_is_exported_once(data: Path, tmp_path: Path) -> None:
     shutil.rmtree(exports / "transformers-float32")
     said.clear()
     again = carry_out(wanted, data, tmp_path / "run", said.append)
-    assert said[-3:] == [
+    assert said[-4:] == [
         "transformers-float32: exporting",
+        filled_up,
         "lite-whisper-float16: exported already",
         "transformers-float32: measuring",
     ]
@@ -146,11 +149,20 @@ def test_exports_are_calibrated_on_calibration_clips_alone(
 def test_a_recipe_is_exported_to_graphs(data: Path, tmp_path: Path) -> None:
     saved = of_architecture("parakeet").save(tmp_path / "saved")
     exports = [{"onnx": {"precision": "int8"}}, {"openvino": {"precision": "int8-calibrated"}}]
-    sotto.run.write_exports(run_of(data, tmp_path, "calibration", *exports, model=saved))
+    run = run_of(data, tmp_path, "calibration", *exports, model=saved)
+    sotto.run.write_exports(run)
+    run = replace(run, sources={"test": run.sources["calibration"]})
+    before = sotto.run.evaluated(run, load(saved, device="cpu"), run.sources["test"])
     for name in ("onnx-int8", "openvino-int8-calibrated"):
         record = read_record(tmp_path / "exports" / name)
         assert f"{record.target}-{record.precision}" == name
         assert record.agreement.clips == 4
+        found = sotto.run.measured_export(run, name, before)
+        assert found.errors is not None
+        assert found.errors.clips == before.clips > 0
+        assert found.errors.wer == pytest.approx(before.wer, abs=0.15)
+        assert found.comparison is not None
+        assert sotto.run.measured_export(run, name, before) == found  # kept for a second start
 
 
 def test_another_recipe_is_refused_in_the_same_folder(data: Path, finished: tuple[Path, list[str]]) -> None:

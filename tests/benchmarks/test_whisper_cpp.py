@@ -1,13 +1,16 @@
 """A file of whisper.cpp as whisper.cpp itself reads it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import runtime_pipelines
 import whisper_cpp
 from sotto.checkpoint import Recognizer
+from sotto.data import Clip, DataConfig
 from sotto.measurement import measure_cost
 from sotto.side_by_side import Timing, audio_for, latency_of
 from tones import tiny_whisper
@@ -64,3 +67,29 @@ def test_a_visit_tells_times_and_bytes(model: Recognizer, tmp_path: Path) -> Non
     timing = latency_of(found)
     assert timing.tokens == 4
     assert timing.total == pytest.approx(timing.features + timing.encoder + timing.decoder)
+
+
+def test_clips_go_through_whisper_cpp_as_far_as_their_words(
+    model: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("_pywhispercpp")
+    path = whisper_cpp.write_ggml(model, tmp_path / "whisper.cpp-q8_0")
+    model.save(tmp_path / "torch-float32")
+    steps: list[int] = []
+    timed = whisper_cpp.timed_pass
+
+    def counted(runtime: Any, context: Any, audio: Any, tokens: int, threads: int) -> tuple[float, float, float]:
+        steps.append(tokens)
+        return timed(runtime, context, audio, tokens, threads)
+
+    monkeypatch.setattr(whisper_cpp, "timed_pass", counted)
+    pipeline = runtime_pipelines.PIPELINES["whisper.cpp"](
+        path, "q8_0", runtime_pipelines.Hearing(DataConfig(""), "en", "basic", 1)
+    )
+    clips = [
+        Clip("one", np.zeros(8_000, np.float32), 16_000, "AB, a"),
+        Clip("two", np.zeros(8_000, np.float32), 16_000),
+    ]
+    assert pipeline(clips) == []
+    spoken = model.processor.tokenizer("ab a", add_special_tokens=False)["input_ids"]
+    assert steps == [len(spoken) + 1, 1]

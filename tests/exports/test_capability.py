@@ -168,7 +168,9 @@ def test_every_cell(
         assert not list(tmp_path.iterdir())
         return
     export(found, tmp_path / "out", to=target, audio=clips)
-    assert read_record(tmp_path / "out").target == target
+    record = read_record(tmp_path / "out")
+    assert record.target == target
+    assert (f"{change}: {expected.value}" in record.notes) == (expected in (Outcome.FILLED, Outcome.FLOATS))
     if change not in NOT_IN_BYTES:
         gained = bytes_of_dense(target, is_conformer) - size(tmp_path / "out")
         assert gained > 400 if expected in GAINS else gained < 400
@@ -187,7 +189,8 @@ def test_every_row_at_once(
     in_whole_numbers(mixed(found))
     of_one = {CONFORMER, "narrower convolutions"} if is_conformer else set(OUTCOMES) - OF_CONFORMERS
     assert rows_of(found) >= of_one
-    export(found, tmp_path / "out", to=target, audio=clips)
+    notes = export(found, tmp_path / "out", to=target, audio=clips).notes
+    assert notes == (f"{WHOLE_NUMBERS}: {Outcome.FLOATS.value}",)
     assert size(tmp_path / "out") < bytes_of_dense(target, is_conformer)
 
 

@@ -21,6 +21,7 @@ from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Transcription
 from sotto.errors import SottoError
 from sotto.exports import clips_of, export, open_export
+from sotto.exports.ctranslate2_folder import limits
 from sotto.exports.ctranslate2_shapes import narrow_copy
 from sotto.exports.record import read_record
 from sotto.exports.verification import written
@@ -106,7 +107,10 @@ CHANGES: dict[str, tuple[Callable[[Recognizer], Any], list[str]]] = {
             "decoder: attentions with fewer than 4 heads, and zeros for the rest: 1; nothing gained",
         ],
     ),
-    "factors": (factors, ["linears with factors, which are multiplied out: 12; nothing gained"]),
+    "factors": (
+        factors,
+        ["factors in the encoder: exact, nothing gained", "factors in the decoder: exact, nothing gained"],
+    ),
     "absent": (
         absent_modules,
         [
@@ -117,7 +121,7 @@ CHANGES: dict[str, tuple[Callable[[Recognizer], Any], list[str]]] = {
     ),
     "inputs": (
         inputs_in_part,
-        ["linears that hear a part of their inputs, and zeros for the rest: 1; nothing gained"],
+        ["inputs heard in part: exact, nothing gained"],
     ),
 }
 
@@ -134,6 +138,19 @@ def test_every_shape_is_computed_exactly_and_said(
     assert list(record.notes[:-1]) == expected
     assert record.notes[-1] == "faster-whisper pads audio to 30 s and this model hears 1 s: see docs/export.md"
     assert read_record(tmp_path / "out") == record
+
+
+def test_a_model_that_would_be_taken_for_english_only_is_told_of() -> None:
+    recognizer = Recognizer(*tiny_whisper())
+    assert not any("language" in line for line in limits(recognizer))
+    vocabulary = recognizer.processor.tokenizer.get_vocab()
+    del vocabulary["<|startoflm|>"]
+    recognizer.processor.tokenizer.get_vocab = lambda: vocabulary
+    assert "faster-whisper leaves language and task out of the prompt: the tokenizer has no <|startoflm|>" in "".join(
+        limits(recognizer)
+    )
+    recognizer.model.generation_config.is_multilingual = False
+    assert not any("language" in line for line in limits(recognizer))
 
 
 def test_all_changes_at_once(recognizer: Recognizer, clips: Path, tmp_path: Path) -> None:

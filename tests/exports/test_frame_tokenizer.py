@@ -1,5 +1,6 @@
 """Labels of frames as text: by the file that others decode with, and by transformers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,17 @@ def test_equal_labels_are_written_once_and_those_with_a_blank_between_them_twice
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     frames = [tokenizer.token_to_id(piece) for piece in ("<pad>", "▁", "z", "e", "e", "<pad>", "e", "r", "r", "<pad>")]
     assert tokenizer.decode(frames, skip_special_tokens=True) == "zeer"
+
+
+def test_a_tokenizer_that_only_joins_its_tokens_goes_on_so(tmp_path: Path) -> None:
+    pieces = word_pieces()
+    pieces.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder": None}))
+    group_frames(tmp_path, "<pad>")
+    tokenizer = Tokenizer.from_file(str(path))
+    frames = [tokenizer.token_to_id(piece) for piece in ("z", "z", "<pad>", "e")]
+    assert tokenizer.decode(frames).replace(" ", "") == "ze"
 
 
 def test_transformers_decodes_as_before(folder: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sotto.exports.merging import merged
+from sotto.exports.short_names import short_names
 
 
 def model(
@@ -91,3 +92,24 @@ def test_graphs_within_a_graph_are_refused() -> None:
     following.graph.node[0].attribute.append(helper.make_attribute("then_branch", first.graph))
     with pytest.raises(ValueError, match="a graph within a branch is not looked into"):
         merged(first, following)
+
+
+def test_short_names_change_nothing_but_names() -> None:
+    found = short_names(merged(*two()))
+    for choice, wanted in ((False, [2.0, 30.0]), (True, [3.0, 13.0])):
+        np.testing.assert_array_equal(run(found, choice)[0], wanted)
+    assert [value.name for value in found.graph.output] == ["y", "kept"]
+    (node,) = found.graph.node
+    graphs = [found.graph, *(attribute.g for attribute in node.attribute)]
+    assert len(graphs) == 3
+    own = {"x", "heard", "past.key", "use_cache_branch", "y", "kept"}
+    names = {tensor.name for tensor in found.graph.initializer}
+    names |= {name for graph in graphs for inner in graph.node for name in (*inner.input, *inner.output)}
+    assert all(len(name) <= 3 for name in names - own)
+    assert not any(inner.name for graph in graphs for inner in graph.node)
+
+
+def test_what_is_left_out_has_no_name() -> None:
+    """Clip takes its bounds by place: the lower one is left out."""
+    found = short_names(model("clip", {"x": ["n"]}, [helper.make_node("Clip", ["x", "", "top"], ["y"])], ["y"]))
+    assert found.graph.node[0].input[1] == ""

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -108,6 +108,19 @@ def test_words_that_were_added_to_the_tokens_are_written() -> None:
     new = dict(text_tokens(tokenizer)).items() - known.items()
     found = {number: base64.b64decode(symbol).decode() for symbol, number in new}
     assert found == {tokenizer.convert_tokens_to_ids("Köln"): "Köln"}
+
+
+def test_a_token_that_is_not_written_in_bytes_is_refused() -> None:
+    """As in a vocabulary that is no Whisper's."""
+
+    class Words:
+        added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0, "Köln\u3000": 1}
+
+    with pytest.raises(SottoError, match="token 1 of the tokenizer, 'Köln\u3000', is not one of bytes"):
+        list(text_tokens(Words()))
 
 
 def test_what_is_kept_of_the_audio_is_put_in_order_once_for_all_tokens(whisper: Both) -> None:

@@ -52,7 +52,7 @@ OUTCOMES: Mapping[str, tuple[Outcome, ...]] = {
 }
 REASONS: Mapping[str, str] = {
     "ctranslate2": "CTranslate2 knows Whisper only, of the recognisers of Sotto",
-    "lite-whisper": "lite-whisper is a layout for factors in the encoder of a Whisper, and nothing else",
+    "lite-whisper": "lite-whisper is a layout for factors in a Whisper's encoder and fewer layers, and nothing else",
 }
 """for which a target refuses what it refuses"""
 
@@ -81,6 +81,16 @@ def check_taken(structure: Structure, target: str) -> None:
     for change, place in changes_of(structure):
         if outcome(change, target) is REFUSED:
             raise SottoError(f"{place}: {change}: {REASONS[target]}; export to onnx instead")
+
+
+def told(structure: Structure, target: str, precision: str) -> Iterator[str]:
+    """A line for every change that the target gains nothing from."""
+    for change in dict.fromkeys(change for change, _ in changes_of(structure)):
+        found = outcome(change, target)
+        if found is FLOATS and precision.startswith("int8"):
+            yield f"{change}: rounded anew, as {target} does"
+        elif found in (FILLED, FLOATS):
+            yield f"{change}: {found.value}"
 
 
 def as_table() -> str:

@@ -51,7 +51,7 @@ def spec_of(recognizer: Recognizer) -> Any:
     loader, model, tokenizer = WhisperLoader(), narrow_copy(recognizer), recognizer.processor.tokenizer
     with torch.no_grad():
         spec = loader(model, tokenizer)
-    if getattr(model.generation_config, "is_multilingual", True):
+    if is_multilingual(recognizer):
         spec.register_vocabulary(with_languages(loader.get_vocabulary(model, tokenizer)))
     for stack in recognizer.architecture.stacks:
         scale = stack.dimensions(recognizer.model.config).head_dim ** -0.5
@@ -71,10 +71,21 @@ def with_languages(tokens: list[str]) -> list[str]:
 
 
 def limits(recognizer: Recognizer) -> list[str]:
-    seconds = recognizer.window_seconds
-    if seconds == FASTER_WHISPER_SECONDS:
-        return []
-    return [f"faster-whisper pads audio to 30 s and this model hears {seconds:g} s: see docs/export.md"]
+    """What faster-whisper does otherwise with this model, a line each."""
+    seconds, vocabulary = recognizer.window_seconds, recognizer.processor.tokenizer.get_vocab()
+    found = []
+    if seconds != FASTER_WHISPER_SECONDS:
+        found.append(f"faster-whisper pads audio to 30 s and this model hears {seconds:g} s: see docs/export.md")
+    if is_multilingual(recognizer) and not {"", UNUSED} & vocabulary.keys():
+        found.append(
+            f"faster-whisper leaves language and task out of the prompt: the tokenizer has no {UNUSED}, by which "
+            "CTranslate2 would know this model for one of several languages"
+        )
+    return found
+
+
+def is_multilingual(recognizer: Recognizer) -> bool:
+    return bool(getattr(recognizer.model.generation_config, "is_multilingual", True))
 
 
 def read(folder: Path, precision: str) -> Recognizer:

@@ -14,7 +14,7 @@ from sotto.checkpoint import EXPORT_RECORD, Recognizer, load, partial_folder, re
 from sotto.data import Clip, ClipSource, DataConfig, open_data
 from sotto.demo import DEMO_CLIPS
 from sotto.errors import SottoError
-from sotto.exports.capability import check_taken
+from sotto.exports.capability import check_taken, told
 from sotto.exports.copies import floating_copy
 from sotto.exports.record import ExportRecord, read_record, write_record
 from sotto.exports.targets import TARGETS, reason_of, target_named
@@ -74,7 +74,8 @@ def export_on(recognizer: Recognizer, place: Path, to: str, precision: str, clip
             proof = Proof(reference, clips[:CLIPS])
             exact = proved_before_rounding(proof, place, to) if precision != EXACT else None
             others = clips[CLIPS:] if len(clips) >= 2 * CLIPS else clips  # scales of very few clips are worse
-            notes = target.write(reference, partial, precision, others) + (WHOLE_WINDOWS,) * whole
+            of_target = target.write(reference, partial, precision, others)
+            notes = (*told(recognizer.structure, to, precision), *of_target, *(WHOLE_WINDOWS,) * whole)
             found = compared(proof, partial, place, to, precision)
             check(found, target.computed_in.get(precision, precision))
             record = ExportRecord(

@@ -20,7 +20,8 @@ def group_frames(folder: Path, blank: str) -> None:
         if token["content"] == blank:
             token["special"] = False  # or it would be left out before labels are grouped
     grouping = {"type": "CTC", "pad_token": blank, "word_delimiter_token": "|", "cleanup": False}
-    values["decoder"] = {"type": "Sequence", "decoders": [grouping, values["decoder"]]}
+    after = [values["decoder"]] if values["decoder"] is not None else []
+    values["decoder"] = {"type": "Sequence", "decoders": [grouping, *after]}
     write_json(values, path)
     write_json(json.loads(config.read_text(encoding="utf-8")) | {"fast_tokenizer_files": [AS_IT_WAS]}, config)
 

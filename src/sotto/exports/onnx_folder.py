@@ -16,6 +16,7 @@ from sotto.exports.merging import merged
 from sotto.exports.onnx_models import OnnxGraph, OnnxWhisper
 from sotto.exports.precision import Precision, in_precision, write_graph
 from sotto.exports.settings import opened, write_settings
+from sotto.exports.short_names import short_names
 from sotto.families import Ctc
 
 SUFFIX: dict[Precision, str] = {"float32": "", "float16": "_fp16", "int8": "_quantized"}
@@ -26,7 +27,7 @@ def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
     """Graphs in `folder`/onnx, and config, generation config, tokenizer and feature extractor beside them."""
     (folder / "onnx").mkdir(parents=True)
     for name, graph in graphs(recognizer, precision):
-        write_graph(graph, folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
+        write_graph(short_names(graph), folder / "onnx" / f"{name}{SUFFIX[precision]}.onnx")
     write_settings(recognizer, folder)
     name_data_files(folder)
     tokenizer = recognizer.processor.tokenizer

@@ -24,6 +24,7 @@ from sotto.exports.sherpa_graphs import (
 )
 from sotto.exports.sherpa_models import SherpaParakeet, SherpaWav2Vec2Conformer, SherpaWhisper
 from sotto.exports.sherpa_tokens import ctc_tokens, text_tokens, write_tokens
+from sotto.exports.short_names import short_names
 from sotto.families import Ctc, family_of
 from sotto.families.parakeet import Parakeet
 
@@ -46,7 +47,7 @@ def write(recognizer: Recognizer, folder: Path, precision: Precision) -> None:
     else:
         write_tokens(text_tokens(tokenizer), folder)
     for name, graph in graphs(recognizer, precision):
-        write_graph(graph, folder / f"{name}{SUFFIX[precision]}.onnx")
+        write_graph(short_names(graph), folder / f"{name}{SUFFIX[precision]}.onnx")
     write_settings(recognizer, folder)
 
 

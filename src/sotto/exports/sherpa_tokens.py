@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from sotto.errors import SottoError
+
 BLANK = "<blk>"  # by this name sherpa-onnx looks for it
 SPACE = "▁"  # at the beginning of a symbol
 TIME = re.compile(r"<\|\d+\.\d+\|>")
@@ -21,11 +23,16 @@ def write_tokens(symbols: Iterable[tuple[str, int]], folder: Path) -> None:
 
 
 def text_tokens(tokenizer: Any) -> Iterable[tuple[str, int]]:
-    """Whisper's tokens of text, their bytes in base64. What is not in the list sherpa-onnx leaves out of a text."""
+    """Whisper's tokens of text, their bytes in base64. What is not in the list sherpa-onnx leaves out of a text.
+
+    Raises SottoError for a token that is not written in the letters that stand for bytes.
+    """
     byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
     added = tokenizer.added_tokens_decoder
     for token, number in sorted_vocabulary(tokenizer):
         if number not in added and token:
+            if not byte_of.keys() >= set(token):
+                raise SottoError(f"token {number} of the tokenizer, '{token}', is not one of bytes, as Whisper's are")
             yield base64.b64encode(bytes(byte_of[character] for character in token)).decode(), number
         elif number in added and not (added[number].special or TIME.fullmatch(token)):  # a word that a user added
             yield base64.b64encode(token.encode()).decode(), number
