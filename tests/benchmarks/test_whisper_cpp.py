@@ -84,7 +84,7 @@ def test_clips_go_through_whisper_cpp_as_far_as_their_words(
 
     monkeypatch.setattr(whisper_cpp, "timed_pass", counted)
     pipeline = runtime_pipelines.PIPELINES["whisper.cpp"](
-        path, "q8_0", runtime_pipelines.Hearing(DataConfig(""), "en", "basic", 1)
+        path, "q8_0", runtime_pipelines.Hearing(DataConfig("clips"), "en", "basic", 1)
     )
     clips = [
         Clip("one", np.zeros(8_000, np.float32), 16_000, "AB, a"),

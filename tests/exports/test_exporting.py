@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from digits import CLIPS, MODEL
-from sotto.checkpoint import Recognizer
+from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
 from sotto.exports import clips_of, export
-from sotto.exports.targets import Target
+from sotto.exports.targets import TARGETS, Target
 from sotto.exports.verification import Agreement
+from sotto.methods import Quantization, StepContext, methods
+from sotto.metrics.cost import ideal_bytes
 from tones import write_folder
 
 
@@ -124,3 +126,14 @@ def test_clips_are_heard_from_all_over_the_audio_and_no_longer_than_a_window(
     assert found[0].audio.base is None
     assert len(clips_of(source, recognizer, 8)) == 8
     assert len(clips_of(source, recognizer, 20)) == 9
+
+
+@pytest.mark.parametrize("name", ["onnx", "sherpa-onnx", "ctranslate2"])
+def test_whole_numbers_take_little_more_than_their_bits(name: str, tmp_path: Path) -> None:
+    """Of a small model too, where graphs and names weigh most."""
+    model, target, step = load(MODEL, device="cpu"), TARGETS[name], Quantization(embedding_bits=8)
+    (tmp_path / "out").mkdir()
+    target.write(model, tmp_path / "out", "int8", ())
+    found = sum(path.stat().st_size for path in (tmp_path / "out").glob(target.files))
+    methods.handler(step)(model, step, StepContext(tmp_path))
+    assert 0.9 < found / ideal_bytes(model.model, itemsize=2) < 1.1
