@@ -163,8 +163,9 @@ def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Heari
     for number, row, by in asked:
         own, dense = passes[row.name, by], passes[dense_of(rows, row.runtime).name, by]
         results[number][by if by in OWN else "pipeline"] = speed_of(own, plain, dense)
-        if by == "sotto":
-            results[number]["errors"] = errors_of(own[0].errors, plain[0].errors)
+        errors, before = own[0].errors, plain[0].errors
+        if by == "sotto" and errors and before:
+            results[number]["errors"] = errors_of(errors, before)
     print(heading(list(HEARD_COLUMNS)))
     for result in results:
         print(line(result, HEARD_COLUMNS), flush=True)
