@@ -126,6 +126,7 @@ def check_exports(numbers: RunNumbers, names: list[str]) -> None:
 def run_of(data: Path, folder: Path, role: str, *exports: object, model: Path = MODEL) -> sotto.run.Run:
     """A run of finished steps, which has clips of that role."""
     shutil.copytree(model, folder / "model")
+    (folder / "steps").mkdir()
     source = open_data(DataConfig(str(data / role)), sampling_rate=16_000)
     return sotto.run.Run(recipe(data, export=list(exports)), data, folder, {role: source}, (), print)
 
