@@ -115,7 +115,13 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
     yield row_of(bench, arguments.teacher, "teacher", "16 bits", teacher, None)
     direct = bench.measured(direct_file(bench, arguments.direct), partial(dense, arguments.direct))
     yield row_of(bench, arguments.direct, DIRECT, "16 bits", direct, None)
-    before = cache(partial(measured, bench, arguments, FINE_TUNED))
+
+    @cache
+    def fine_tuned(kind: str) -> Measured | None:
+        if not bench.wanted(file_of(FINE_TUNED, kind)):
+            return None
+        return measured(bench, arguments, FINE_TUNED, kind)
+
     floating: dict[tuple[str, str], Measured] = {}
     for name in arguments.ways or ways(arguments.teacher, arguments.steps):
         found: dict[str, Measured] = {}
@@ -123,7 +129,8 @@ def rows(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
             if not bench.wanted(file_of(name, kind)):
                 continue
             found[kind] = own = measured(bench, arguments, name, kind)
-            row = row_of(bench, bench.model, name, kind, own, before(kind) if name != FINE_TUNED else None)
+            before = fine_tuned(kind) if name != FINE_TUNED else None
+            row = row_of(bench, bench.model, name, kind, own, before)
             row |= against(bench, own, direct, found.get("16 bits", own))
             if name in (PLAIN, BY_WEIGHTS):
                 floating[name, kind] = own

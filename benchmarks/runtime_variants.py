@@ -64,7 +64,8 @@ def variants(calibration: ClipSource | None) -> Mapping[str, Change]:
         "dense": Recognizer.copy,
         **{f"low-rank-{share}": partial(low_rank, share / 100, calibration) for share in (60, 50, 40)},
         "structured": structured,
-        "fewer-layers": fewer_layers,
+        "fewer-layers": partial(fewer_layers, 0.625),
+        "fewer-layers-and-neurons": partial(fewer_layers, 0.75),
         "both": partial(both, 0.4, calibration),
         "narrow": partial(narrow, calibration),
         "short": partial(after, SHORT),
@@ -88,9 +89,9 @@ def structured(model: Recognizer) -> Recognizer:
     return after(STRUCTURED, model)
 
 
-def fewer_layers(model: Recognizer) -> Recognizer:
-    """Half of the encoder's heads, five eighths of its neurons and one of six layers are taken out."""
-    found = after(replace(STRUCTURED, neurons=0.625), model)
+def fewer_layers(neurons: float, model: Recognizer) -> Recognizer:
+    """Half of the encoder's heads, that share of its neurons and one of six layers are taken out."""
+    found = after(replace(STRUCTURED, neurons=neurons), model)
     layers = found.architecture.stack("encoder").dimensions(found.model.config).layers
     return after(LayerDropping(encoder=round(layers * 5 / 6)), found)
 

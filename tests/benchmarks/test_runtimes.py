@@ -40,6 +40,7 @@ def test_variants_have_the_share_that_they_are_named_after(small: Recognizer) ->
         "low-rank-40": 0.4,
         "structured": 0.56,
         "fewer-layers": 0.36,
+        "fewer-layers-and-neurons": 0.31,
         "both": 0.4,
         "narrow": 0.47,
         "short": 1.0,
@@ -51,7 +52,13 @@ def test_variants_have_the_share_that_they_are_named_after(small: Recognizer) ->
 
 
 def test_half_of_the_heads_and_neurons_are_gone(small: Recognizer) -> None:
-    for name, count, width in (("structured", 4, 512), ("both", 4, 512), ("fewer-layers", 3, 384)):
+    expected = {
+        "structured": (4, 512),
+        "both": (4, 512),
+        "fewer-layers": (3, 384),
+        "fewer-layers-and-neurons": (3, 256),
+    }
+    for name, (count, width) in expected.items():
         layers = variants(None)[name](small).structure.stacks["encoder"].layers
         assert len(layers) == count
         for layer in layers:
