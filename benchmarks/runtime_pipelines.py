@@ -1,4 +1,4 @@
-"""Clips through Sotto, one by one and in batches, and through what else users of a runtime run, which is one by one."""
+"""Clips through Sotto, one by one and in batches, and one by one through what else users of a runtime run."""
 
 from __future__ import annotations
 
@@ -166,7 +166,8 @@ def whisper_cpp_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipel
     """Features, encoder, and a step of the decoder for the prompt and for every token of what is said in the clip.
 
     whisper.cpp takes its special tokens from the size of the vocabulary and knows those of the published models, so
-    that it cannot be left to write by itself. What it takes to choose a token is not in the time.
+    that it cannot be left to write by itself. What it takes to choose a token is not in the time. Words are those of
+    the transcript as they are counted; of a clip that is longer than the window the first one is heard.
     """
     import _pywhispercpp as runtime
 
@@ -177,7 +178,7 @@ def whisper_cpp_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipel
     def told(clips: Sequence[Clip]) -> list[str]:
         for clip in clips:
             tokens = tokenizer(normalizer(clip.text or ""), add_special_tokens=False)["input_ids"]
-            whisper_cpp.timed_pass(runtime, context, clip.audio, len(tokens) + 1, hearing.threads)
+            whisper_cpp.timed_pass(runtime, context, clip.audio, min(len(tokens), TOKENS) + 1, hearing.threads)
         return []
 
     return told

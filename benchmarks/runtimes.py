@@ -151,7 +151,7 @@ def timed(rows: Sequence[Row], timing: Timing, write: Callable[[list[dict[str, A
 
 def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Hearing, rounds: int) -> None:
     """Put beside the times of every row errors and speed on real clips, in Sotto, there in batches too, and in the
-    runtime's own pipeline."""
+    runtime's own pipeline; of whisper.cpp, which is told the words, the speed alone."""
     asked = [(number, row, by) for number, row in enumerate(rows) for by in ways_of(row)]
     calls = [
         partial(hear, by, row.dtype if by in OWN else row.runtime.precision, str(row.place), hearing)

@@ -155,7 +155,8 @@ def test_a_recipe_is_exported_to_graphs(data: Path, tmp_path: Path) -> None:
     exports = [{"onnx": {"precision": "int8"}}, {"openvino": {"precision": "int8-calibrated"}}]
     run = run_of(data, tmp_path, "calibration", *exports, model=saved)
     sotto.run.write_exports(run)
-    run = replace(run, sources={"test": run.sources["calibration"]})
+    said: list[str] = []
+    run = replace(run, sources={"test": run.sources["calibration"]}, say=said.append)
     before = sotto.run.evaluated(run, load(saved, device="cpu"), run.sources["test"])
     for name in ("onnx-int8", "openvino-int8-calibrated"):
         record = read_record(tmp_path / "exports" / name)
@@ -166,7 +167,8 @@ def test_a_recipe_is_exported_to_graphs(data: Path, tmp_path: Path) -> None:
         assert found.errors.clips == before.clips > 0
         assert found.errors.wer == pytest.approx(before.wer, abs=0.15)
         assert found.comparison is not None
-        assert sotto.run.measured_export(run, name, before) == found  # kept for a second start
+        assert sotto.run.measured_export(run, name, before) == found
+    assert said == ["onnx-int8: measuring", "openvino-int8-calibrated: measuring"]  # kept for a second start
 
 
 def test_another_recipe_is_refused_in_the_same_folder(data: Path, finished: tuple[Path, list[str]]) -> None:

@@ -141,6 +141,19 @@ def test_what_a_proof_refuses_is_left_out_with_the_reason(
     assert "dense ctranslate2-int8: CTranslate2 needs no_timestamps_token_id" in capsys.readouterr().out
 
 
+def test_a_runtime_that_is_told_the_words_has_a_speed_alone() -> None:
+    row = Row("dense", Runtime("whisper.cpp", "q8_0"), Path())
+    assert runtimes.ways_of(row) == ["whisper.cpp"]
+    assert runtimes.ways_of(Row("dense", PLAIN, Path())) == ["sotto", "batches"]
+    found = {"variant": "dense", "runtime": row.runtime.name, "pipeline": {"wer": None, "real_time_factor": 26.46}}
+    assert line(found, runtimes.HEARD_COLUMNS).split("|")[1:-1] == [
+        " dense ",
+        " whisper.cpp-q8_0 ",
+        *["  "] * 8,
+        " 26.5 ",
+    ]
+
+
 def in_this_process(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[Any]]:
     return [[call() for _ in range(rounds)] for call in calls]
 

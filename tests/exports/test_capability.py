@@ -22,6 +22,7 @@ from sotto.exports.capability import (
     as_table,
     changes_of,
     outcome,
+    told,
 )
 from sotto.exports.record import read_record
 from sotto.methods import LayerDropping, Quantization, StepContext, methods
@@ -170,7 +171,8 @@ def test_every_cell(
     export(found, tmp_path / "out", to=target, audio=clips)
     record = read_record(tmp_path / "out")
     assert record.target == target
-    assert (f"{change}: {expected.value}" in record.notes) == (expected in (Outcome.FILLED, Outcome.FLOATS))
+    said = [note for note in record.notes if note.startswith(f"{change}: ")]
+    assert said == ([f"{change}: {expected.value}"] if expected in (Outcome.FILLED, Outcome.FLOATS) else [])
     if change not in NOT_IN_BYTES:
         gained = bytes_of_dense(target, is_conformer) - size(tmp_path / "out")
         assert gained > 400 if expected in GAINS else gained < 400
@@ -192,6 +194,13 @@ def test_every_row_at_once(
     notes = export(found, tmp_path / "out", to=target, audio=clips).notes
     assert notes == (f"{WHOLE_NUMBERS}: {Outcome.FLOATS.value}",)
     assert size(tmp_path / "out") < bytes_of_dense(target, is_conformer)
+
+
+def test_what_is_rounded_anew_is_said() -> None:
+    found = whisper(1)
+    in_whole_numbers(found)
+    assert list(told(found.structure, "onnx", "int8")) == [f"{WHOLE_NUMBERS}: rounded anew, as onnx does"]
+    assert list(told(found.structure, "onnx", "float16")) == [f"{WHOLE_NUMBERS}: {Outcome.FLOATS.value}"]
 
 
 def rows_of(found: Recognizer) -> set[str]:

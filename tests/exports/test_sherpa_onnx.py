@@ -119,7 +119,7 @@ def test_a_token_that_is_not_written_in_bytes_is_refused() -> None:
         def get_vocab(self) -> dict[str, int]:
             return {"a": 0, "Köln\u3000": 1}
 
-    with pytest.raises(SottoError, match="token 1 of the tokenizer, 'Köln\u3000', is not one of bytes"):
+    with pytest.raises(SottoError, match="by their bytes, which token 1, 'Köln\u3000', does not spell; export to onnx"):
         list(text_tokens(Words()))
 
 

@@ -84,7 +84,7 @@ def check_taken(structure: Structure, target: str) -> None:
 
 
 def told(structure: Structure, target: str, precision: str) -> Iterator[str]:
-    """A line for every change that the target gains nothing from."""
+    """A line for every change that is not kept as it is; what is gained of others the target says itself."""
     for change in dict.fromkeys(change for change, _ in changes_of(structure)):
         found = outcome(change, target)
         if found is FLOATS and precision.startswith("int8"):

@@ -15,6 +15,7 @@ from sotto.exports.copies import config_without_record
 from sotto.exports.ctranslate2_models import CTranslate2Whisper, open_runtime
 from sotto.exports.ctranslate2_shapes import narrow_copy, notes
 from sotto.families import family_of
+from sotto.families.whisper_transcription import is_multilingual
 
 FASTER_WHISPER_SECONDS = 30.0
 UNUSED = "<|startoflm|>"  # a token that no runtime decodes with
@@ -51,7 +52,7 @@ def spec_of(recognizer: Recognizer) -> Any:
     loader, model, tokenizer = WhisperLoader(), narrow_copy(recognizer), recognizer.processor.tokenizer
     with torch.no_grad():
         spec = loader(model, tokenizer)
-    if is_multilingual(recognizer):
+    if is_multilingual(model.generation_config):
         spec.register_vocabulary(with_languages(loader.get_vocabulary(model, tokenizer)))
     for stack in recognizer.architecture.stacks:
         scale = stack.dimensions(recognizer.model.config).head_dim ** -0.5
@@ -76,16 +77,12 @@ def limits(recognizer: Recognizer) -> list[str]:
     found = []
     if seconds != FASTER_WHISPER_SECONDS:
         found.append(f"faster-whisper pads audio to 30 s and this model hears {seconds:g} s: see docs/export.md")
-    if is_multilingual(recognizer) and not {"", UNUSED} & vocabulary.keys():
+    if is_multilingual(recognizer.model.generation_config) and not {"", UNUSED} & vocabulary.keys():
         found.append(
             f"faster-whisper leaves language and task out of the prompt: the tokenizer has no {UNUSED}, by which "
             "CTranslate2 would know this model for one of several languages"
         )
     return found
-
-
-def is_multilingual(recognizer: Recognizer) -> bool:
-    return bool(getattr(recognizer.model.generation_config, "is_multilingual", True))
 
 
 def read(folder: Path, precision: str) -> Recognizer:

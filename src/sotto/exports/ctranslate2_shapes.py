@@ -52,7 +52,7 @@ def with_others(left: Sequence[int], count: int, heads: int) -> list[int]:
 
 
 def notes(structure: Structure, config: Any, stacks: Sequence[Stack]) -> Iterator[str]:
-    """What those of Sotto's changes are worth in CTranslate2 that it gains from, a line each."""
+    """What those of Sotto's changes are worth in CTranslate2 that it gains from, in part or wholly, a line each."""
     for stack in stacks:
         record = structure.stacks[stack.name]
         if len(record.layers) < record.base_layers:

@@ -10,6 +10,9 @@ AS_IT_WAS = "tokenizer.4.0.0.json"
 """transformers from that version on reads this file instead, where the config lists it: it groups labels by itself, and
 would lose double letters if they were grouped again"""
 
+WITH_SPACES = {"type": "WordPiece", "prefix": "\0", "cleanup": False}
+"""what a tokenizer without a decoder does: a space between all tokens"""
+
 
 def group_frames(folder: Path, blank: str) -> None:
     """Let decoding with `folder`/tokenizer.json write equal labels in a row once, and no blanks."""
@@ -20,8 +23,7 @@ def group_frames(folder: Path, blank: str) -> None:
         if token["content"] == blank:
             token["special"] = False  # or it would be left out before labels are grouped
     grouping = {"type": "CTC", "pad_token": blank, "word_delimiter_token": "|", "cleanup": False}
-    after = [values["decoder"]] if values["decoder"] is not None else []
-    values["decoder"] = {"type": "Sequence", "decoders": [grouping, *after]}
+    values["decoder"] = {"type": "Sequence", "decoders": [grouping, values["decoder"] or WITH_SPACES]}
     write_json(values, path)
     write_json(json.loads(config.read_text(encoding="utf-8")) | {"fast_tokenizer_files": [AS_IT_WAS]}, config)
 

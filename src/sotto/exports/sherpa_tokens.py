@@ -32,7 +32,10 @@ def text_tokens(tokenizer: Any) -> Iterable[tuple[str, int]]:
     for token, number in sorted_vocabulary(tokenizer):
         if number not in added and token:
             if not byte_of.keys() >= set(token):
-                raise SottoError(f"token {number} of the tokenizer, '{token}', is not one of bytes, as Whisper's are")
+                raise SottoError(
+                    f"sherpa-onnx takes tokens by their bytes, which token {number}, '{token}', does not spell; "
+                    "export to onnx"
+                )
             yield base64.b64encode(bytes(byte_of[character] for character in token)).decode(), number
         elif number in added and not (added[number].special or TIME.fullmatch(token)):  # a word that a user added
             yield base64.b64encode(token.encode()).decode(), number

@@ -1,4 +1,4 @@
-"""Short names for what is inside of an ONNX graph: in a small model in 8 bits they are a twelfth of the files."""
+"""Short names for what is inside of an ONNX graph: in a small model in 8 bits long ones would be much of the file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx
 
 
 def short_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph; nodes lose their names, and what goes in and out keeps its own."""
+    """The graph itself, changed; nodes lose their names, and what goes in and out keeps its own."""
     graph = model.graph
     kept = {value.name: value.name for value in (*graph.input, *graph.output)}
     rename(graph, kept | {"": ""})

@@ -21,7 +21,13 @@ from sotto.examples import IGNORED, Batch
 from sotto.families.family import Family, Inputs
 from sotto.families.fitted_windows import SETTING
 from sotto.families.whisper_labels import WhisperCollator, shift_right
-from sotto.families.whisper_transcription import TIME_STEP, language_and_task, quiet_transformers, transcribe
+from sotto.families.whisper_transcription import (
+    TIME_STEP,
+    is_multilingual,
+    language_and_task,
+    quiet_transformers,
+    transcribe,
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Whisper(Family):
         return self.window(None if positions == self.window_positions else positions * TIME_STEP)
 
     def collator(self, language: str) -> WhisperCollator:
-        multilingual = getattr(self.model.generation_config, "is_multilingual", True)
+        multilingual = is_multilingual(self.model.generation_config)
         return WhisperCollator(self.processor, language, self.model.config.max_target_positions, multilingual)
 
     def loss(self, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:

@@ -163,10 +163,15 @@ def generation_settings(model: Any, decoding: Decoding) -> dict[str, Any]:
     }
 
 
+def is_multilingual(generation: Any) -> bool:
+    """Whether a generation config is of a model that is told the language."""
+    return bool(getattr(generation, "is_multilingual", True))
+
+
 def language_and_task(generation: Any, decoding: Decoding) -> dict[str, str]:
     """The prompt in transformers' words; empty for a checkpoint that takes none."""
     tokens = getattr(generation, "lang_to_id", None) or {}
-    english_only = not getattr(generation, "is_multilingual", True)
+    english_only = not is_multilingual(generation)
     codes = ["en"] if english_only else sorted(token.strip("<|>") for token in tokens)
     if decoding.language is None:
         code = codes[0] if len(codes) == 1 else None
