@@ -70,8 +70,7 @@ def test_every_way_is_trained_once_and_measured(
     monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short, "--ways", "fine-tuned only"])
     distillation.main()
     assert trained_at(tmp_path / "folder") == before  # what was trained is kept
-    monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short, "--known", "--ways", "guided, monotone"])
-    check_known(tmp_path)
+    check_known(tmp_path, monkeypatch, [*words, *short])
     other = ["--ways", "fine-tuned only", f"--direct={tmp_path / 'teacher'}"]
     monkeypatch.setattr("sys.argv", ["distillation.py", *words, *short, *other])
     distillation.main()
@@ -80,9 +79,10 @@ def test_every_way_is_trained_once_and_measured(
     assert rows[1]["parameters"] == by_kind["teacher", "16 bits"]["parameters"]  # and not what was measured before
 
 
-def check_known(folder: Path) -> None:
+def check_known(folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     """A way that there is has its rows, also without what it would be held to."""
     (folder / "folder" / "fine-tuned-only-16-bits.json").unlink()
+    monkeypatch.setattr("sys.argv", ["distillation.py", *words, "--known", "--ways", "guided, monotone"])
     distillation.main()
     rows = json.loads((folder / "results" / "distillation-tones.json").read_text())["rows"][2:]
     assert [row["against_dense"] is None for row in rows] == [row["kind"] == "16 bits" for row in rows]
