@@ -40,8 +40,7 @@ class Runtime:
     """what has to be installed, and how graphs are written; None is torch itself"""
     precision: str = "float32"
     rank_multiple: int = 16
-    """up to which a rank is rounded for next to nothing, by benchmarks/rank_times.py where that was run: not yet for
-    onnx, openvino-int8 and openvino-int8-calibrated, which have that of torch"""
+    """up to which a rank is rounded for next to nothing (benchmarks/rank_times.py); torch's, where that was not run"""
 
     def prepared(self, recognizer: Recognizer) -> Recognizer:
         """What is computed there: the model as it is in torch, elsewhere a copy in floats on the CPU."""

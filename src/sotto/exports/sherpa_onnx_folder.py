@@ -27,6 +27,7 @@ from sotto.exports.sherpa_tokens import ctc_tokens, text_tokens, write_tokens
 from sotto.exports.short_names import short_names
 from sotto.families import Ctc, family_of
 from sotto.families.parakeet import Parakeet
+from sotto.families.whisper_transcription import is_multilingual
 
 SUFFIX: dict[Precision, str] = {"float32": "", "int8": ".int8"}
 FEATURES = {"sampling_rate": 16000, "hop_length": 160, "win_length": 400, "n_fft": 512, "preemphasis": 0.97}
@@ -106,8 +107,8 @@ def whisper_metadata(recognizer: Recognizer, sizes: KeptSizes) -> dict[str, obje
         tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("startoftranscript", "transcribe", "translate")
     )
     languages: dict[str, int] = getattr(generation, "lang_to_id", None) or {}
-    is_multilingual = bool(languages) and getattr(generation, "is_multilingual", True)
-    prompt = [start, next(iter(languages.values())), transcribe] if is_multilingual else [start]
+    is_told_the_language = bool(languages) and is_multilingual(generation)
+    prompt = [start, next(iter(languages.values())), transcribe] if is_told_the_language else [start]
     return {
         "model_type": "whisper",
         "n_mels": config.num_mel_bins,
@@ -121,7 +122,7 @@ def whisper_metadata(recognizer: Recognizer, sizes: KeptSizes) -> dict[str, obje
         "blank_id": tokenizer.encode(" ", add_special_tokens=False)[0],
         "translate": translate,
         "transcribe": transcribe,
-        "is_multilingual": int(is_multilingual),
+        "is_multilingual": int(is_told_the_language),
         "no_timestamps": without_times,
         "no_speech": without_times - 1,
         "sot_sequence": ",".join(map(str, prompt)),
