@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import openvino
 import pytest
+import torch
 from openvino_genai import WhisperPipeline
 from typer.testing import CliRunner
 
@@ -47,7 +48,7 @@ def test_the_decoder_is_one_that_openvino_genai_takes(whisper: Both) -> None:
     assert {state.name for state in request.query_state()} == kept | {"1.encoder.key", "1.encoder.value"}
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8", "int8-calibrated"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int8-calibrated"])
 def test_openvino_genai_writes_what_a_trained_whisper_writes(precision: str, tmp_path: Path) -> None:
     """Greedily, with timestamps, and audio longer than the model's window, which is six seconds."""
     model = load(MODEL, device="cpu")
@@ -69,7 +70,7 @@ def test_openvino_genai_writes_what_a_trained_whisper_writes(precision: str, tmp
         expected_times = [(each.start, each.end) for each in found.segments]
         within = np.minimum(segments, joined.size / RATE)  # the last one of openvino-genai lasts into the padding
         np.testing.assert_allclose(within, expected_times, atol=0.05)
-    largest = {"float32": 4.01, "int8": 1.1, "int8-calibrated": 1.15}[precision]
+    largest = {"float32": 4.01, "bfloat16": 2.01, "int8": 1.1, "int8-calibrated": 1.15}[precision]
     weights = sum(path.stat().st_size for path in folder.glob("openvino_*coder_model.bin"))
     assert weights < largest * model.model.num_parameters()
 
@@ -134,15 +135,29 @@ def test_a_damaged_tokenizer_is_said(whisper: Both, tmp_path: Path) -> None:
         list(found.family.transcribe([Clip("one", np.zeros(RATE, np.float32), RATE, "", "")], Decoding()))
 
 
-def test_half_precision_takes_half(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "most"), [("float16", 2e-2), ("bfloat16", 5e-2)])
+def test_half_precision_takes_half(precision: str, most: float, tmp_path: Path) -> None:
     found = Recognizer(*tiny_whisper(d_model=64, attention_heads=2))
     audio = write_folder(tmp_path / "clips", ["one", "two"], [0.6, 0.75])
     sizes = []
-    for precision in ("float32", "float16"):
-        record = export(found, tmp_path / precision, to="openvino", precision=precision, audio=audio)
-        sizes.append((tmp_path / precision / "openvino_decoder_model.bin").stat().st_size)
-    assert 1e-6 < record.agreement.scores < 2e-2
+    for each in ("float32", precision):
+        record = export(found, tmp_path / each, to="openvino", precision=each, audio=audio)
+        sizes.append((tmp_path / each / "openvino_decoder_model.bin").stat().st_size)
+    assert 1e-6 < record.agreement.scores < most
     assert sizes[1] / sizes[0] == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_is_stored_in_bfloat16_is_the_nearest_number_of_that_kind() -> None:
+    values = np.array([[1.5, 2.7], [-3e38, 1e-30]], np.float32)
+    inputs = openvino.opset13.parameter([2, 2], np.float32)
+    model = openvino.Model([openvino.opset13.add(inputs, openvino.opset13.constant(values))], [inputs])
+    found = in_precision(model, "bfloat16", ())
+    kinds = [node.get_element_type() for node in found.get_ordered_ops() if node.get_type_name() == "Constant"]
+    assert kinds == [openvino.Type.bf16]
+    with signal_stack_kept():
+        compiled = openvino.Core().compile_model(found, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        sums = compiled([np.zeros((2, 2), np.float32)])[0]
+    np.testing.assert_array_equal(sums, torch.from_numpy(values).bfloat16().float())
 
 
 def test_every_shape_can_be_calibrated(tmp_path: Path) -> None:

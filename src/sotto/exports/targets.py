@@ -84,7 +84,7 @@ TARGETS: Mapping[str, Target] = {
     "onnx": Target("sotto.exports.onnx_folder", ("float32", "float16", "int8"), needs=ONNX, files="onnx/*"),
     "openvino": Target(
         "sotto.exports.openvino_folder",
-        ("float32", "float16", "int8", CALIBRATED),
+        (*FLOATS, "int8", CALIBRATED),
         needs=("openvino", "openvino_genai", "openvino_tokenizers", "nncf", *ONNX),
         files="openvino_*",
         calibrated=(CALIBRATED,),
