@@ -68,6 +68,17 @@ def test_it_writes_in_8_bits_what_a_trained_whisper_writes(clips: list[Clip], tm
     assert sum(text == other for text, other in zip(texts, expected, strict=True)) >= len(clips) - 1
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", "fp32"), ("float16", "fp16")])
+def test_it_finds_weights_that_lie_beside_a_large_graph(
+    precision: str, dtype: str, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sotto.exports.precision.LARGEST_FILE", 10_000)
+    model = load(MODEL, device="cpu")
+    exported(model, tmp_path / "out", precision)
+    assert len(list((tmp_path / "out" / "onnx").glob("*.onnx_data"))) == 2
+    assert heard(tmp_path / "out", dtype, clips, tmp_path) == texts_of(model, clips)
+
+
 def test_it_writes_what_a_whisper_with_layers_of_different_shapes_writes(clips: list[Clip], tmp_path: Path) -> None:
     """Other heads and neurons in each layer, and in the decoder an attention less."""
     model = load(MODEL, device="cpu")
