@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ RATE = 16_000
 TOKENS = 128  # at most, of a window: a model that loops is to do so for the same time everywhere
 
 BATCH = 16
+FITTED = "fitted"
+POSITIONS_A_SECOND = 50  # of Whisper's encoder
 
 Pipeline = Callable[[Sequence[Clip]], list[str]]
 """Gives what it wrote; nothing where it was told what to write."""
@@ -162,21 +166,25 @@ def sherpa_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
     return lambda clips: [heard(clip) for clip in clips]
 
 
-def whisper_cpp_pipeline(place: Path, precision: str, hearing: Hearing) -> Pipeline:
+def whisper_cpp_pipeline(place: Path, precision: str, hearing: Hearing, fitted: bool = False) -> Pipeline:
     """Features, encoder, and a step of the decoder for the prompt and for every token of what is said in the clip.
 
     whisper.cpp takes its special tokens from the size of the vocabulary and knows those of the published models, so
     that it cannot be left to write by itself. What it takes to choose a token is not in the time. Words are those of
-    the transcript as they are counted; of a clip that is longer than the window the first one is heard.
+    the transcript as they are counted; of a clip that is longer than the window the first one is heard. Where windows
+    are `fitted`, the encoder hears as much as the clip is long (whisper.cpp's `audio_ctx`).
     """
     import _pywhispercpp as runtime
 
     context = runtime.whisper_init_from_file_with_params(str(place), runtime.whisper_context_default_params())
     tokenizer = AutoTokenizer.from_pretrained(place.parent / PLAIN.name)
     normalizer = get_normalizer(hearing.normalizer, hearing.language)
+    most = runtime.whisper_n_audio_ctx(context)
 
     def told(clips: Sequence[Clip]) -> list[str]:
         for clip in clips:
+            if fitted:
+                whisper_cpp.hear_at_most(runtime, context, min(most, math.ceil(clip.seconds * POSITIONS_A_SECOND)))
             tokens = tokenizer(normalizer(clip.text or ""), add_special_tokens=False)["input_ids"]
             whisper_cpp.timed_pass(runtime, context, clip.audio, min(len(tokens), TOKENS) + 1, hearing.threads)
         return []
@@ -191,4 +199,5 @@ PIPELINES: dict[str, Callable[[Path, str, Hearing], Pipeline]] = {
     "sherpa-onnx": sherpa_pipeline,
     "ctranslate2": faster_whisper_pipeline,
     "whisper.cpp": whisper_cpp_pipeline,
+    FITTED: partial(whisper_cpp_pipeline, fitted=True),
 }

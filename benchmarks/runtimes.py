@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from results_file import check_folder, write_results
-from runtime_pipelines import BATCH, PIPELINES, Heard, Hearing, hear
+from runtime_pipelines import BATCH, FITTED, PIPELINES, Heard, Hearing, hear
 from runtime_rows import COLUMNS, PLAIN, RUNTIMES, Row, cost_of_dense, dense_of, described, heading, line, written
 from runtime_variants import Change, random_base, variants
 from shapes import SHAPES
@@ -67,6 +67,7 @@ HEARD_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "× own dense": lambda row: f"{row['sotto']['against_dense']:.2f}" if "sotto" in row else "",
     "WER of its pipeline": lambda row: wer_of(row.get("pipeline")),
     "RTFx of its pipeline": lambda row: real_time(row.get("pipeline")),
+    "in fitted windows": lambda row: real_time(row.get(FITTED)),
 }
 
 
@@ -162,7 +163,7 @@ def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Heari
     plain = passes[dense_of(rows, PLAIN).name, "sotto"]
     for number, row, by in asked:
         own, dense = passes[row.name, by], passes[dense_of(rows, row.runtime).name, by]
-        results[number][by if by in OWN else "pipeline"] = speed_of(own, plain, dense)
+        results[number]["pipeline" if by == row.runtime.to else by] = speed_of(own, plain, dense)
         errors, before = own[0].errors, plain[0].errors
         if by == "sotto" and errors and before:
             results[number]["errors"] = errors_of(errors, before)
@@ -173,8 +174,9 @@ def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Heari
 
 def ways_of(row: Row) -> list[str]:
     """Sotto opens no file of whisper.cpp."""
-    own = () if row.runtime.to == "whisper.cpp" else OWN
-    return [by for by in (*own, row.runtime.to) if by in PIPELINES]
+    if row.runtime.to == "whisper.cpp":
+        return [row.runtime.to, FITTED]
+    return [by for by in (*OWN, row.runtime.to) if by in PIPELINES]
 
 
 def errors_of(report: ErrorReport, dense: ErrorReport) -> dict[str, Any]:

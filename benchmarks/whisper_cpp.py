@@ -169,3 +169,18 @@ def timed_pass(
     for position in range(tokens):
         runtime.whisper_decode(context, 0, 1, position, threads)
     return extracted - start, listened - extracted, time.perf_counter() - listened
+
+
+def hear_at_most(runtime: Any, context: Any, positions: int) -> None:
+    """What follows hears that many positions of the encoder, as with whisper.cpp's `audio_ctx`; 0 is all of them.
+
+    `whisper_full` alone takes that setting, and keeps it: here its callback stops it before it hears anything.
+    """
+    from pywhispercpp.utils import redirect_stderr
+
+    settings = runtime.whisper_full_default_params(runtime.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY)
+    settings.audio_ctx, settings.print_progress = positions, False
+    settings.set_encoder_begin_callback(lambda *_: False)
+    second = np.zeros(16_000, np.float32)
+    with redirect_stderr(to=None):  # it tells of being stopped
+        runtime.whisper_full(context, settings, second, len(second))

@@ -143,14 +143,20 @@ def test_what_a_proof_refuses_is_left_out_with_the_reason(
 
 def test_a_runtime_that_is_told_the_words_has_a_speed_alone() -> None:
     row = Row("dense", Runtime("whisper.cpp", "q8_0"), Path())
-    assert runtimes.ways_of(row) == ["whisper.cpp"]
+    assert runtimes.ways_of(row) == ["whisper.cpp", "fitted"]
     assert runtimes.ways_of(Row("dense", PLAIN, Path())) == ["sotto", "batches"]
-    found = {"variant": "dense", "runtime": row.runtime.name, "pipeline": {"wer": None, "real_time_factor": 26.46}}
+    found = {
+        "variant": "dense",
+        "runtime": row.runtime.name,
+        "pipeline": {"wer": None, "real_time_factor": 26.46},
+        "fitted": {"wer": None, "real_time_factor": 40.0},
+    }
     assert line(found, runtimes.HEARD_COLUMNS).split("|")[1:-1] == [
         " dense ",
         " whisper.cpp-q8_0 ",
         *["  "] * 8,
         " 26.5 ",
+        " 40.0 ",
     ]
 
 

@@ -93,3 +93,41 @@ def test_clips_go_through_whisper_cpp_as_far_as_their_words(
     assert pipeline(clips) == []
     spoken = model.processor.tokenizer("ab a", add_special_tokens=False)["input_ids"]
     assert steps == [len(spoken) + 1, 1]
+
+
+def test_in_fitted_windows_it_hears_as_much_as_a_clip_is_long(
+    model: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window is two seconds, a hundred positions."""
+    pytest.importorskip("_pywhispercpp")
+    path = whisper_cpp.write_ggml(model, tmp_path / "whisper.cpp-q8_0")
+    model.save(tmp_path / "torch-float32")
+    asked: list[int] = []
+    monkeypatch.setattr(whisper_cpp, "hear_at_most", lambda *found: asked.append(found[-1]))
+    pipeline = runtime_pipelines.PIPELINES["fitted"](
+        path, "q8_0", runtime_pipelines.Hearing(DataConfig("clips"), "en", "basic", 1)
+    )
+    assert (
+        pipeline([Clip("one", np.zeros(8_100, np.float32), 16_000), Clip("two", np.zeros(48_000, np.float32), 16_000)])
+        == []
+    )
+    assert asked == [26, 100]
+
+
+def test_of_what_is_left_out_the_model_hears_nothing(model: Recognizer, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("_pywhispercpp")
+    path = whisper_cpp.write_ggml(model, tmp_path / "model.bin")
+    context = runtime.whisper_init_from_file_with_params(str(path), runtime.whisper_context_default_params())
+    audio = audio_for(Timing(), 16_000, model.window_seconds)
+    quieter = np.concatenate([audio[: len(audio) * 3 // 4], 0.5 * audio[len(audio) * 3 // 4 :]])
+
+    def heard(samples: Any) -> float:
+        whisper_cpp.timed_pass(runtime, context, samples, 1, 1)
+        return float(runtime.whisper_get_logits(context))
+
+    assert heard(audio) != heard(quieter)
+    whisper_cpp.hear_at_most(runtime, context, 50)
+    fitted = heard(audio)
+    assert heard(quieter) == pytest.approx(fitted, abs=1e-6)
+    whisper_cpp.hear_at_most(runtime, context, 0)
+    assert heard(audio) != pytest.approx(fitted, abs=1e-6)
