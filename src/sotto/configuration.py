@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -28,7 +29,7 @@ def parse(kind: type[T], values: object, where: str) -> T:
     if not isinstance(values, Mapping):
         raise SottoError(f"{where}: expected keys and values, found {values!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
             raise SottoError(f"{where}: unknown key '{key}'{nearest(str(key), fields)}")
@@ -40,6 +41,12 @@ def parse(kind: type[T], values: object, where: str) -> T:
         return kind(**arguments)
     except SottoError as error:
         raise SottoError(f"{where}: {error}") from error
+
+
+@cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """Types by field; found anew they would take most of the time that a long record takes to read."""
+    return typing.get_type_hints(kind)
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +19,8 @@ from sotto.errors import SottoError
 from sotto.layers import FactoredLinear
 from sotto.metrics.cost import (
     bytes_on_disk,
+    count_flops,
     count_parameters,
-    decoder_flops,
-    encoder_flops,
-    flops_by_module,
     weights_of,
 )
 from sotto.metrics.errors import ErrorReport, measure_errors
@@ -41,21 +39,22 @@ def measure_cost(recognizer: Recognizer, name: str) -> ModelNumbers:
     """Parameters, FLOPs of one window and of one transcript, and bytes of the weights it was loaded from."""
     model, family = recognizer.model, recognizer.family
     tokens = min(TOKENS, model.config.max_target_positions) if model.config.is_encoder_decoder else 0
+    flops = count_flops(model, family.window_frames, tokens)
     return ModelNumbers(
         name=name,
         parameters=count_parameters(model),
-        encoder_flops=encoder_flops(model, family.window_frames),
-        decoder_flops=decoder_flops(model, tokens),
+        encoder_flops=flops.encoder,
+        decoder_flops=flops.decoder,
         decoder_tokens=tokens,
         bytes_on_disk=bytes_on_disk(recognizer.folder) if recognizer.folder is not None else None,
-        layers=tuple(layer_numbers(recognizer, tokens)),
+        layers=tuple(layer_numbers(recognizer, flops.by_module)),
         window_seconds=family.window_seconds,
     )
 
 
-def layer_numbers(recognizer: Recognizer, tokens: int) -> Iterable[LayerNumbers]:
-    """Every linear of every layer; in reduced attention only the first factor runs by itself and is counted."""
-    flops = flops_by_module(recognizer.model, recognizer.family.window_frames, tokens)
+def layer_numbers(recognizer: Recognizer, flops: Mapping[str, int]) -> Iterable[LayerNumbers]:
+    """Every linear of every layer, with its FLOPs by the module's name; in reduced attention only the first factor runs
+    by itself and is counted."""
     for stack, index, linear in places(recognizer, [stack.name for stack in recognizer.architecture.stacks]):
         module, path = get_any_linear(recognizer.model, stack, index, linear), layer_path(stack, index, linear)
         yield LayerNumbers(

@@ -21,8 +21,10 @@ from published_whisper import PUBLISHED, published
 from shapes import SHAPES
 from sotto.errors import SottoError
 from sotto.metrics.cost import (
+    Flops,
     Parameters,
     bytes_on_disk,
+    count_flops,
     count_parameters,
     decoder_flops,
     encoder_flops,
@@ -211,6 +213,7 @@ def test_flops_by_module_add_up() -> None:
     assert counts[""] == encoder_flops(model) + decoder_flops(model, 4)
     assert counts[""] == counts["model.encoder"] + counts["model.decoder"] + counts["proj_out"]
     assert set(counts) <= {name for name, _ in model.named_modules()}
+    assert count_flops(model, None, 4) == Flops(encoder_flops(model), decoder_flops(model, 4), counts)
 
 
 def test_model_is_left_as_it_was() -> None:
@@ -248,6 +251,7 @@ def test_ctc_on_mel_frames_is_all_encoder() -> None:
     assert decoder_flops(model, 5) == 0
     counts = flops_by_module(model, frames=80)
     assert counts[""] == encoder_flops(model, frames=80)
+    assert count_flops(model, 80, 0) == Flops(counts[""], 0, counts)
     assert counts["ctc_head"] == 2 * 10 * 16 * 20  # 80 frames, eightfold subsampling
 
 

@@ -9,7 +9,7 @@ from sotto.methods.budget_costs import EncoderCosts, PartCost, paying
 from sotto.methods.head_narrowing import AttentionPlace
 from sotto.methods.head_reduction_config import HeadReduction
 from sotto.methods.timed_attentions import attention_times
-from sotto.metrics.cost import count_parameters, encoder_flops, flops_by_module
+from sotto.metrics.cost import count_flops, count_parameters
 from sotto.surgery import head_dim_of, layer_path, parts_of
 
 
@@ -17,7 +17,7 @@ def head_costs(
     recognizer: Recognizer, config: HeadReduction, choices: Mapping[AttentionPlace, Iterable[int]]
 ) -> EncoderCosts[AttentionPlace]:
     """Costs of what the budget is stated in: of what changes with the head dimension, or of all of the attention."""
-    model, frames = recognizer.model, recognizer.family.window_frames
+    model = recognizer.model
     if config.parameters is not None:
         parts = {
             place: in_proportion(recognizer, place, own, sum(weights_by_channel(recognizer, place).values()))
@@ -25,12 +25,12 @@ def head_costs(
         }
         return EncoderCosts(float(count_parameters(model).encoder), parts)
     if config.flops is not None:
-        flops = flops_by_module(model, frames, tokens=1)
+        flops = count_flops(model, recognizer.family.window_frames, tokens=1)
         parts = {
-            place: in_proportion(recognizer, place, own, flops_of(recognizer, place, flops))
+            place: in_proportion(recognizer, place, own, flops_of(recognizer, place, flops.by_module))
             for place, own in choices.items()
         }
-        return EncoderCosts(float(encoder_flops(model, frames)), parts)
+        return EncoderCosts(float(flops.encoder), parts)
     total, times = attention_times(recognizer, choices, config.runtime or "torch")
     parts = {
         place: paying(times[place][head_dim_of(model, *place)], {channels: times[place][channels] for channels in own})

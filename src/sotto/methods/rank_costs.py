@@ -12,7 +12,7 @@ from sotto.methods.budget_costs import EncoderCosts, paying
 from sotto.methods.factoring import linear_at, weights_of
 from sotto.methods.low_rank_config import LowRank
 from sotto.methods.timed_linears import linear_times
-from sotto.metrics.cost import count_parameters, encoder_flops, flops_by_module
+from sotto.metrics.cost import count_flops, count_parameters
 from sotto.surgery import layer_path
 
 
@@ -37,16 +37,15 @@ def parameter_costs(recognizer: Recognizer, config: LowRank, places: Collection[
 
 
 def flops_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts[Place]:
-    frames = recognizer.family.window_frames
-    flops = flops_by_module(recognizer.model, frames, tokens=1)
+    flops = count_flops(recognizer.model, recognizer.family.window_frames, tokens=1)
     linears = {}
     for place in places:
         stack, index, linear = place
-        whole = flops[layer_path(recognizer.architecture.stack(stack), index, linear)]
+        whole = flops.by_module[layer_path(recognizer.architecture.stack(stack), index, linear)]
         per_weight = whole / weights_of(linear_at(recognizer, place))
         weights = weights_by_rank(recognizer, config, place)
         linears[place] = paying(whole, {rank: per_weight * count for rank, count in weights.items()})
-    return EncoderCosts(float(encoder_flops(recognizer.model, frames)), linears)
+    return EncoderCosts(float(flops.encoder), linears)
 
 
 def time_costs(recognizer: Recognizer, config: LowRank, places: Collection[Place]) -> EncoderCosts[Place]:

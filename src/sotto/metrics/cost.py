@@ -38,6 +38,15 @@ class Parameters:
     decoder: int
 
 
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of encoder and decoder, and of each module that runs."""
+
+    encoder: int
+    decoder: int
+    by_module: dict[str, int]
+
+
 def count_parameters(model: PreTrainedModel) -> Parameters:
     """Count the parameters of a model on any device.
 
@@ -122,6 +131,13 @@ def flops_by_module(model: PreTrainedModel, frames: int | None = None, tokens: i
     if copied.config.is_encoder_decoder:
         inputs |= _prefix(copied, tokens)
     return _flops(copied, inputs)
+
+
+def count_flops(model: PreTrainedModel, frames: int | None, tokens: int) -> Flops:
+    """What `encoder_flops`, `decoder_flops` and `flops_by_module` give, counted in one run, with the same errors."""
+    by_module, encoder = flops_by_module(model, frames, tokens), _encoder(model)
+    name = next(name for name, module in model.named_modules() if module is encoder)
+    return Flops(by_module[name], by_module[""] - by_module[name], by_module)
 
 
 def bytes_on_disk(folder: Path) -> int:

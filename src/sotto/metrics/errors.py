@@ -29,6 +29,7 @@ import numpy.typing as npt
 from sotto.errors import SottoError
 from sotto.text import Normalizer
 
+_DRAWN_AT_ONCE = 100_000  # clips
 _CONFIDENCE = 0.95
 _LOOP_REPETITIONS = 4
 _LOOP_CHARACTERS = 16
@@ -273,14 +274,16 @@ def _counts(clips: Sequence[ClipErrors]) -> npt.NDArray[np.int64]:
 def _resampled_totals(counts: npt.NDArray[np.int64], seed: int, resamples: int) -> npt.NDArray[np.int64]:
     """(draws, columns): the column sums of `counts` over clips drawn with replacement, once per resample.
 
-    A draw of nothing but empty references has no rate and is left out. One draw at a time, because the
+    A draw of nothing but empty references has no rate and is left out. Some draws at a time, because the
     index of all of them together would take memory of clips times resamples.
     """
     if resamples < 1:
         raise SottoError(f"resamples must be 1 or more, not {resamples}: 1000 is usual")
     random = np.random.default_rng(seed)
     clips = len(counts)
-    totals = np.array([counts[random.integers(clips, size=clips)].sum(axis=0) for _ in range(resamples)])
+    at_once = max(1, _DRAWN_AT_ONCE // clips)
+    sizes = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
+    totals = np.concatenate([counts[random.integers(clips, size=(size, clips))].sum(axis=1) for size in sizes])
     totals = totals[totals[:, 1] > 0]
     if len(totals) == 0:
         raise SottoError(f"none of {resamples} resamples drew a clip with a reference word: use more")
