@@ -1,4 +1,5 @@
 import io
+import signal
 import struct
 from pathlib import Path
 
@@ -148,3 +149,21 @@ def test_windows_put_together_are_the_audio_less_a_short_tail(length: int, secon
 def test_windows_without_a_sample() -> None:
     with pytest.raises(ValueError, match="holds no sample"):
         next(windows(np.ones(10, np.float32), 1000, 0.0))
+
+
+def test_an_interrupt_while_a_clip_is_read_is_not_lost() -> None:
+    """Where libsndfile reads through Python, it is: the clip would be cut there, and the program go on."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    content = encoded(sine(1000, 60.0, 16000), 16000, format="OGG", subtype="VORBIS")
+    before = signal.signal(signal.SIGALRM, interrupted)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(200):
+                assert len(decode(content, 16000)) == 60 * 16000
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,8 +1,9 @@
 """Encoded audio -> mono float32 samples at the rate that a model asks for."""
 
-import io
 import re
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def _read(encoded: bytes) -> tuple[NDArray[np.float32], int]:
     if not encoded:
         raise BadClip("is empty")
     try:
-        with soundfile.SoundFile(io.BytesIO(encoded)) as file:
+        with _opened(encoded) as file:
             audio = file.read(dtype="float32", always_2d=True)
             rate = int(file.samplerate)
             stated = _stated_share(file) * len(audio)
@@ -96,6 +97,16 @@ def _read(encoded: bytes) -> tuple[NDArray[np.float32], int]:
     if has_broken_off(len(audio) / rate, stated / rate):
         raise BadClip(f"breaks off: {len(audio) / rate:.2f} of {stated / rate:.2f} s are there")
     return audio, rate
+
+
+@contextmanager
+def _opened(encoded: bytes) -> Iterator[soundfile.SoundFile]:
+    """By a file's number: where libsndfile reads through Python, an interrupt is lost and the clip ends there."""
+    with tempfile.TemporaryFile() as whole:
+        whole.write(encoded)
+        whole.seek(0)
+        with soundfile.SoundFile(whole.fileno(), closefd=False) as file:
+            yield file
 
 
 def _stated_share(file: soundfile.SoundFile) -> float:
