@@ -25,7 +25,7 @@ from sotto.examples import ClipExamples, SplicedExamples, examples_of
 from sotto.families import family_of
 from sotto.named_checkpoints import checkpoints_in, local_or_hub, mark_of
 from sotto.new_models import new_models
-from sotto.objectives import Setting, check_training, objectives
+from sotto.objectives import Setting, built, check_training, objectives
 from sotto.run_folder import claimed
 from sotto.text import get_normalizer
 from sotto.training import Training, kept_wer, train
@@ -200,8 +200,7 @@ def run_training(
             take_over(model, opened(recipe.weights_from).model, recipe.weights_from)
     family = family_of(model.config)(model, processor)
     family.collator(recipe.language)
-    setting = Setting(family, opened)
-    terms = [objectives.handler(config)(config, setting) for config in recipe.objectives]
+    terms = built(recipe.objectives, Setting(family, opened), recipe.training.seed)
     main = processes().is_main_process
     with family.window(recipe.data.window_seconds):
         data = build_data(recipe.data, root, family.longest_seconds, recipe.training.seed)

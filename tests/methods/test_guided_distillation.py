@@ -21,6 +21,7 @@ from sotto.methods.guided_matching import matched
 from sotto.methods.layer_states import States, keeping_states
 from sotto.methods.quantization_error import errors_of_layers
 from sotto.objectives import Setting, objectives
+from sotto.objectives import built as built_objectives
 from sotto.recipe import parse_recipe
 from sotto.run import carry_out
 from sotto.structure import from_json
@@ -454,6 +455,19 @@ def test_the_optimiser_moves_the_adapters(tmp_path: Path) -> None:
     fine_tune(student, config, context, tmp_path / "work", [objective])
     assert len(before) > 1
     assert not any(torch.equal(old, new) for old, new in zip(before, objective.parameters(), strict=True))
+
+
+def test_adapters_depend_on_the_seed_alone() -> None:
+    student, teacher = pair()
+    setting = Setting(student.family, lambda _: teacher)
+
+    def drawn(seed: int) -> torch.Tensor:
+        torch.rand(3)  # whatever went before
+        (objective,) = built_objectives([GuidedDistillation("teacher")], setting, seed)
+        return next(objective.parameters()).detach()
+
+    torch.testing.assert_close(drawn(1), drawn(1), rtol=0, atol=0)
+    assert not torch.equal(drawn(1), drawn(2))
 
 
 def test_a_recipe_teaches_a_student_that_was_cut_out_of_its_teacher(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sotto.errors import SottoError
 from sotto.examples import ClipExamples, examples_of
 from sotto.methods.method import StepContext, methods
 from sotto.methods.pseudo_transcripts import transcribed
-from sotto.objectives import Objective, Setting, check_training, objectives
+from sotto.objectives import Objective, Setting, built, check_training, objectives
 from sotto.text import get_normalizer
 from sotto.training import Training, kept_wer, train
 
@@ -78,7 +78,6 @@ def fine_tune(
     family = recognizer.family
     seconds, seed = family.longest_seconds, config.training.seed
     written = get_normalizer(config.transcripts)
-    setting = Setting(family, context.open)
     log = train(
         family,
         config.training,
@@ -87,7 +86,7 @@ def fine_tune(
         language=language,
         normalizer=context.normalizer,
         folder=folder,
-        objectives=[*(objectives.handler(term)(term, setting) for term in config.objectives), *more_objectives],
+        objectives=[*built(config.objectives, Setting(family, context.open), seed), *more_objectives],
         device=recognizer.model.device.type,
     )
     return kept_wer(log, config.training.keep)

@@ -2,7 +2,7 @@
 
 from sotto.objectives.ctc import CtcObjective, EncoderCtc
 from sotto.objectives.frame_distillation import FrameDistillation, FrameDistillationObjective
-from sotto.objectives.objective import Objective, ParameterGroup, Setting, check_training, objectives
+from sotto.objectives.objective import Objective, ParameterGroup, Setting, built, check_training, objectives
 
 __all__ = [
     "CtcObjective",
@@ -12,6 +12,7 @@ __all__ = [
     "Objective",
     "ParameterGroup",
     "Setting",
+    "built",
     "check_training",
     "objectives",
 ]

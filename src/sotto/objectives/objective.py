@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate.utils import set_seed
 from torch import nn
 
 from sotto.checkpoint import Recognizer
@@ -74,6 +75,12 @@ class Setting:
 
 
 objectives: Registry[Callable[[Any, Setting], Objective]] = Registry("objective")
+
+
+def built(configurations: Iterable[Any], setting: Setting, seed: int) -> list[Objective]:
+    """An objective for each. What they draw, such as the first weights of adapters, depends on `seed` alone."""
+    set_seed(seed)
+    return [objectives.handler(each)(each, setting) for each in configurations]
 
 
 def check_training(configurations: Iterable[Any], steps: int, keep: str) -> None:
