@@ -148,16 +148,19 @@ def test_half_precision_takes_half(precision: str, most: float, tmp_path: Path) 
 
 
 def test_what_is_stored_in_bfloat16_is_the_nearest_number_of_that_kind() -> None:
-    values = np.array([[1.5, 2.7], [-3e38, 1e-30]], np.float32)
-    inputs = openvino.opset13.parameter([2, 2], np.float32)
+    values = np.array([[1.5, 2.7, -np.inf], [-3e38, 1e-30, -3.4e38]], np.float32)
+    inputs = openvino.opset13.parameter([2, 3], np.float32)
     model = openvino.Model([openvino.opset13.add(inputs, openvino.opset13.constant(values))], [inputs])
     found = in_precision(model, "bfloat16", ())
     kinds = [node.get_element_type() for node in found.get_ordered_ops() if node.get_type_name() == "Constant"]
     assert kinds == [openvino.Type.bf16]
     with signal_stack_kept():
         compiled = openvino.Core().compile_model(found, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        sums = compiled([np.zeros((2, 2), np.float32)])[0]
-    np.testing.assert_array_equal(sums, torch.from_numpy(values).bfloat16().float())
+        sums = compiled([np.zeros((2, 3), np.float32)])[0]
+    expected = torch.from_numpy(values).bfloat16().float()
+    assert expected[1, 2].isinf()
+    expected[1, 2] = torch.finfo(torch.bfloat16).min
+    np.testing.assert_array_equal(sums, expected)
 
 
 def test_every_shape_can_be_calibrated(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from sotto.exports.signal_stack import signal_stack_kept
 from sotto.exports.targets import CALIBRATED
 from sotto.families.family import Inputs
 
+LARGEST = torch.finfo(torch.bfloat16).max
+
 
 def in_precision(model: openvino.Model, precision: str, heard: Sequence[Inputs]) -> openvino.Model:
     """The model in that precision; `float16` is for OpenVINO to store.
@@ -40,10 +42,14 @@ def in_precision(model: openvino.Model, precision: str, heard: Sequence[Inputs])
 
 
 def store_in_bfloat16(model: openvino.Model) -> None:
-    """Every floating constant, which is then computed with as before. numpy, and so OpenVINO from Python, has no such
-    numbers: their bits are torch's."""
+    """Every floating constant, which is then computed with as before; the largest do not become infinite.
+
+    numpy, and so OpenVINO from Python, has no such numbers: their bits are torch's.
+    """
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.f32:
             stored = openvino.Tensor(openvino.Type.bf16, node.shape)
-            stored.data.view(np.int16)[...] = torch.from_numpy(node.data.copy()).bfloat16().view(torch.int16)
+            values = torch.from_numpy(node.data.copy())
+            finite = values.clamp(-LARGEST, LARGEST)
+            stored.data.view(np.int16)[...] = torch.where(values.isinf(), values, finite).bfloat16().view(torch.int16)
             redirect(node.output(0).get_target_inputs(), opset13.convert(opset13.constant(stored), "f32"))
