@@ -55,6 +55,7 @@ def ways(teacher: str, steps: int) -> dict[str, tuple[Any, ...]]:
         "guided, static": (replace(guided, matching="static"),),
         "guided, free": (replace(guided, matching="free"),),
         "guided, monotone": (guided,),
+        "guided, layers a hundred times as heavy": (replace(guided, layers=100.0),),
         BY_WEIGHTS: (by_weights,),
         "guided by weights, the decoder in 8 bits from the start (KDQ)": (by_weights, as_the_code),
         "guided, chosen by weights": (replace(guided, select_by="weight"),),

@@ -28,7 +28,7 @@ RATE = 16_000
 TOKENS = 128  # at most, of a window: a model that loops is to do so for the same time everywhere
 
 BATCH = 16
-FITTED = "fitted"
+AUDIO_CTX = "audio_ctx"  # whisper.cpp's name for how much of a window is heard
 POSITIONS_A_SECOND = 50  # of Whisper's encoder
 
 Pipeline = Callable[[Sequence[Clip]], list[str]]
@@ -183,10 +183,10 @@ def whisper_cpp_pipeline(place: Path, precision: str, hearing: Hearing, fitted: 
 
     def told(clips: Sequence[Clip]) -> list[str]:
         for clip in clips:
-            if fitted:
-                whisper_cpp.hear_at_most(runtime, context, min(most, math.ceil(clip.seconds * POSITIONS_A_SECOND)))
             tokens = tokenizer(normalizer(clip.text or ""), add_special_tokens=False)["input_ids"]
-            whisper_cpp.timed_pass(runtime, context, clip.audio, min(len(tokens), TOKENS) + 1, hearing.threads)
+            steps = min(len(tokens), TOKENS) + 1
+            positions = min(most, math.ceil(clip.seconds * POSITIONS_A_SECOND)) if fitted else None
+            whisper_cpp.timed_pass(runtime, context, clip.audio, steps, hearing.threads, positions)
         return []
 
     return told
@@ -199,5 +199,5 @@ PIPELINES: dict[str, Callable[[Path, str, Hearing], Pipeline]] = {
     "sherpa-onnx": sherpa_pipeline,
     "ctranslate2": faster_whisper_pipeline,
     "whisper.cpp": whisper_cpp_pipeline,
-    FITTED: partial(whisper_cpp_pipeline, fitted=True),
+    AUDIO_CTX: partial(whisper_cpp_pipeline, fitted=True),
 }

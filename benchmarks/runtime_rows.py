@@ -41,6 +41,7 @@ RUNTIMES = (
     Runtime("onnx", "int8"),
     Runtime("openvino", "float32"),
     Runtime("openvino", "float16"),
+    Runtime("openvino", "bfloat16"),
     Runtime("openvino", "int8"),
     Runtime("openvino", "int8-calibrated"),
     Runtime("sherpa-onnx", "float32"),

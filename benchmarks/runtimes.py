@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from results_file import check_folder, write_results
-from runtime_pipelines import BATCH, FITTED, PIPELINES, Heard, Hearing, hear
+from runtime_pipelines import AUDIO_CTX, BATCH, PIPELINES, Heard, Hearing, hear
 from runtime_rows import COLUMNS, PLAIN, RUNTIMES, Row, cost_of_dense, dense_of, described, heading, line, written
 from runtime_variants import Change, random_base, variants
 from shapes import SHAPES
@@ -67,7 +67,7 @@ HEARD_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "× own dense": lambda row: f"{row['sotto']['against_dense']:.2f}" if "sotto" in row else "",
     "WER of its pipeline": lambda row: wer_of(row.get("pipeline")),
     "RTFx of its pipeline": lambda row: real_time(row.get("pipeline")),
-    "in fitted windows": lambda row: real_time(row.get(FITTED)),
+    "with audio_ctx": lambda row: real_time(row.get(AUDIO_CTX)),
 }
 
 
@@ -175,7 +175,7 @@ def heard(rows: Sequence[Row], results: Sequence[dict[str, Any]], hearing: Heari
 def ways_of(row: Row) -> list[str]:
     """Sotto opens no file of whisper.cpp."""
     if row.runtime.to == "whisper.cpp":
-        return [row.runtime.to, FITTED]
+        return [row.runtime.to, AUDIO_CTX]
     return [by for by in (*OWN, row.runtime.to) if by in PIPELINES]
 
 

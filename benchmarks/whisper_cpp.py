@@ -158,11 +158,14 @@ def visit(path: str, timing: Timing, dense: ModelNumbers) -> ModelNumbers:
 
 
 def timed_pass(
-    runtime: Any, context: Any, audio: NDArray[np.float32], tokens: int, threads: int
+    runtime: Any, context: Any, audio: NDArray[np.float32], tokens: int, threads: int, positions: int | None = None
 ) -> tuple[float, float, float]:
-    """Seconds of features, encoder and decoder, which gets the same token again and again."""
+    """Seconds of features, encoder and decoder, which gets the same token again and again; `positions` of the encoder
+    are heard, or, where none are named, as many as before."""
     start = time.perf_counter()
     runtime.whisper_pcm_to_mel(context, audio, len(audio), threads)
+    if positions is not None:
+        hear_at_most(runtime, context, positions)
     extracted = time.perf_counter()
     runtime.whisper_encode(context, 0, threads)
     listened = time.perf_counter()
@@ -174,13 +177,13 @@ def timed_pass(
 def hear_at_most(runtime: Any, context: Any, positions: int) -> None:
     """What follows hears that many positions of the encoder, as with whisper.cpp's `audio_ctx`; 0 is all of them.
 
-    `whisper_full` alone takes that setting, and keeps it: here its callback stops it before it hears anything.
+    `whisper_full` alone takes that setting, and keeps it: here its callback stops it before it hears anything. It goes
+    by the features that are there already, which it wants 0.1 s of.
     """
     from pywhispercpp.utils import redirect_stderr
 
     settings = runtime.whisper_full_default_params(runtime.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY)
     settings.audio_ctx, settings.print_progress = positions, False
     settings.set_encoder_begin_callback(lambda *_: False)
-    second = np.zeros(16_000, np.float32)
     with redirect_stderr(to=None):  # it tells of being stopped
-        runtime.whisper_full(context, settings, second, len(second))
+        runtime.whisper_full(context, settings, np.zeros(0, np.float32), 0)

@@ -12,6 +12,7 @@ import results_file
 import runtime_pipelines
 import runtimes
 from digits import MODEL, some_clips
+from runtime_pipelines import Heard, Hearing
 from runtime_rows import PLAIN, Row, Runtime, described, gains_nothing, line, written
 from runtime_variants import variants
 from shapes import SHAPES, random_whisper
@@ -143,13 +144,13 @@ def test_what_a_proof_refuses_is_left_out_with_the_reason(
 
 def test_a_runtime_that_is_told_the_words_has_a_speed_alone() -> None:
     row = Row("dense", Runtime("whisper.cpp", "q8_0"), Path())
-    assert runtimes.ways_of(row) == ["whisper.cpp", "fitted"]
+    assert runtimes.ways_of(row) == ["whisper.cpp", "audio_ctx"]
     assert runtimes.ways_of(Row("dense", PLAIN, Path())) == ["sotto", "batches"]
     found = {
         "variant": "dense",
         "runtime": row.runtime.name,
         "pipeline": {"wer": None, "real_time_factor": 26.46},
-        "fitted": {"wer": None, "real_time_factor": 40.0},
+        "audio_ctx": {"wer": None, "real_time_factor": 40.0},
     }
     assert line(found, runtimes.HEARD_COLUMNS).split("|")[1:-1] == [
         " dense ",
@@ -158,6 +159,20 @@ def test_a_runtime_that_is_told_the_words_has_a_speed_alone() -> None:
         " 26.5 ",
         " 40.0 ",
     ]
+
+
+def test_what_whisper_cpp_hears_in_either_way_stands_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"sotto": 4.0, "batches": 3.0, "whisper.cpp": 2.0, "audio_ctx": 1.0}
+    monkeypatch.setattr(runtimes, "hear", lambda by, *_: Heard(seconds[by], seconds[by], 8.0, None))
+    monkeypatch.setattr(runtimes, "in_turn", in_this_process)
+    rows = [Row("dense", runtime, Path()) for runtime in (PLAIN, Runtime("whisper.cpp", "q8_0"))]
+    results: list[dict[str, Any]] = [{"variant": "dense", "runtime": row.runtime.name} for row in rows]
+    runtimes.heard(rows, results, Hearing(DataConfig("clips"), "en", "basic", 1), 2)
+    plain, other = results
+    assert {"sotto", "batches"} < set(plain)
+    assert "pipeline" not in plain
+    assert [other[way]["real_time_factor"] for way in ("pipeline", "audio_ctx")] == [4.0, 8.0]
+    assert [other[way]["against_torch"] for way in ("pipeline", "audio_ctx")] == [2.0, 4.0]
 
 
 def in_this_process(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[Any]]:

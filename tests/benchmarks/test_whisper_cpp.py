@@ -78,9 +78,9 @@ def test_clips_go_through_whisper_cpp_as_far_as_their_words(
     steps: list[int] = []
     timed = whisper_cpp.timed_pass
 
-    def counted(runtime: Any, context: Any, audio: Any, tokens: int, threads: int) -> tuple[float, float, float]:
+    def counted(runtime: Any, context: Any, audio: Any, tokens: int, *settings: Any) -> tuple[float, float, float]:
         steps.append(tokens)
-        return timed(runtime, context, audio, tokens, threads)
+        return timed(runtime, context, audio, tokens, *settings)
 
     monkeypatch.setattr(whisper_cpp, "timed_pass", counted)
     pipeline = runtime_pipelines.PIPELINES["whisper.cpp"](
@@ -104,7 +104,7 @@ def test_in_fitted_windows_it_hears_as_much_as_a_clip_is_long(
     model.save(tmp_path / "torch-float32")
     asked: list[int] = []
     monkeypatch.setattr(whisper_cpp, "hear_at_most", lambda *found: asked.append(found[-1]))
-    pipeline = runtime_pipelines.PIPELINES["fitted"](
+    pipeline = runtime_pipelines.PIPELINES["audio_ctx"](
         path, "q8_0", runtime_pipelines.Hearing(DataConfig("clips"), "en", "basic", 1)
     )
     assert (
@@ -126,7 +126,7 @@ def test_of_what_is_left_out_the_model_hears_nothing(model: Recognizer, tmp_path
         return float(runtime.whisper_get_logits(context))
 
     assert heard(audio) != heard(quieter)
-    whisper_cpp.hear_at_most(runtime, context, 50)
+    whisper_cpp.hear_at_most(runtime, context, 50)  # after features were taken
     fitted = heard(audio)
     assert heard(quieter) == pytest.approx(fitted, abs=1e-6)
     whisper_cpp.hear_at_most(runtime, context, 0)
