@@ -69,12 +69,17 @@ def test_a_visit_tells_times_and_bytes(model: Recognizer, tmp_path: Path) -> Non
     assert timing.total == pytest.approx(timing.features + timing.encoder + timing.decoder)
 
 
+def pipeline_of(way: str, model: Recognizer, folder: Path) -> runtime_pipelines.Pipeline:
+    path = whisper_cpp.write_ggml(model, folder / "whisper.cpp-q8_0")
+    model.save(folder / "torch-float32")
+    hearing = runtime_pipelines.Hearing(DataConfig("clips"), "en", "basic", 1)
+    return runtime_pipelines.PIPELINES[way](path, "q8_0", hearing)
+
+
 def test_clips_go_through_whisper_cpp_as_far_as_their_words(
     model: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("_pywhispercpp")
-    path = whisper_cpp.write_ggml(model, tmp_path / "whisper.cpp-q8_0")
-    model.save(tmp_path / "torch-float32")
     steps: list[int] = []
     timed = whisper_cpp.timed_pass
 
@@ -83,9 +88,7 @@ def test_clips_go_through_whisper_cpp_as_far_as_their_words(
         return timed(runtime, context, audio, tokens, *settings)
 
     monkeypatch.setattr(whisper_cpp, "timed_pass", counted)
-    pipeline = runtime_pipelines.PIPELINES["whisper.cpp"](
-        path, "q8_0", runtime_pipelines.Hearing(DataConfig("clips"), "en", "basic", 1)
-    )
+    pipeline = pipeline_of("whisper.cpp", model, tmp_path)
     clips = [
         Clip("one", np.zeros(8_000, np.float32), 16_000, "AB, a"),
         Clip("two", np.zeros(8_000, np.float32), 16_000),
@@ -100,17 +103,11 @@ def test_in_fitted_windows_it_hears_as_much_as_a_clip_is_long(
 ) -> None:
     """The window is two seconds, a hundred positions."""
     pytest.importorskip("_pywhispercpp")
-    path = whisper_cpp.write_ggml(model, tmp_path / "whisper.cpp-q8_0")
-    model.save(tmp_path / "torch-float32")
     asked: list[int] = []
     monkeypatch.setattr(whisper_cpp, "hear_at_most", lambda *found: asked.append(found[-1]))
-    pipeline = runtime_pipelines.PIPELINES["audio_ctx"](
-        path, "q8_0", runtime_pipelines.Hearing(DataConfig("clips"), "en", "basic", 1)
-    )
-    assert (
-        pipeline([Clip("one", np.zeros(8_100, np.float32), 16_000), Clip("two", np.zeros(48_000, np.float32), 16_000)])
-        == []
-    )
+    pipeline = pipeline_of("audio_ctx", model, tmp_path)
+    clips = [Clip(str(samples), np.zeros(samples, np.float32), 16_000) for samples in (8_100, 48_000)]
+    assert pipeline(clips) == []
     assert asked == [26, 100]
 
 

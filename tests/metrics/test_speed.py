@@ -104,21 +104,21 @@ def test_tokens_are_capped_at_the_positions_of_the_model(model, extractor, audio
 
 
 def test_each_stage_is_timed_by_itself(model, extractor, audio) -> None:
-    model.model.encoder.register_forward_hook(lambda *_: time.sleep(0.5))
+    model.model.encoder.register_forward_hook(lambda *_: time.sleep(0.2))
     report = measure_latency(model, extractor, audio, tokens=1, repeats=1, warmup=1)
-    assert report.encoder >= 0.5 > max(report.features, report.decoder)
+    assert report.encoder >= 0.2 > max(report.features, report.decoder)
 
 
 def test_warm_up_is_not_counted(model, extractor, audio) -> None:
     calls: list[None] = []
 
     def slow_at_first(*_: object) -> None:
-        time.sleep(0 if calls else 1.0)
+        time.sleep(0 if calls else 0.4)
         calls.append(None)
 
     model.model.encoder.register_forward_hook(slow_at_first)
     report = measure_latency(model, extractor, audio, tokens=1, repeats=1, warmup=1)
-    assert max(report.encoder, report.total) < 0.8  # also on a busy machine
+    assert max(report.encoder, report.total) < 0.15
 
 
 def test_modes_are_restored_and_evaluation_is_used(model, extractor, audio) -> None:
