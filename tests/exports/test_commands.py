@@ -47,6 +47,24 @@ def test_every_export_is_used_as_a_checkpoint_is(to: str, checkpoint: Path, clip
     found = json.loads(numbers.read_text())
     assert found["comparison"]["wer_difference"] == 0
     assert found["models"][str(folder)]["wer"] == found["models"][str(checkpoint)]["wer"]
+    timed = sotto("benchmark", checkpoint, folder, "--rounds", 1, "--repeats", 1, "--json", numbers)
+    assert timed.exit_code == 0, timed.output
+    rows = json.loads(numbers.read_text())["models"]
+    assert [row["flops_ratio"] for row in rows] == [1.0, 1.0]
+    assert all(row["numbers"]["latency"]["encoder"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("to", ["onnx", "ctranslate2", "lite-whisper", "transformers"])
+def test_clients_of_older_versions_find_tokens_and_features(
+    to: str, template: Recognizer, checkpoint: Path, clips: Path, tmp_path: Path
+) -> None:
+    """transformers 4, on which optimum depends, fails with special tokens that are listed under the name of 5."""
+    export(str(checkpoint), tmp_path / "out", to=to, audio=clips, language="en")
+    tokens = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert "extra_special_tokens" not in tokens
+    assert tokens["additional_special_tokens"] == template.processor.tokenizer.extra_special_tokens
+    features = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert features["feature_size"] == template.processor.feature_extractor.feature_size
 
 
 def contents(folder: Path) -> dict[str, bytes]:

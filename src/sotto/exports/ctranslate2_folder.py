@@ -9,11 +9,12 @@ import torch
 from ctranslate2.converters.transformers import WhisperLoader
 from transformers import AutoConfig, GenerationConfig
 
-from sotto.checkpoint import Recognizer, write_beside
+from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.exports.copies import config_without_record
 from sotto.exports.ctranslate2_models import CTranslate2Whisper, open_runtime
 from sotto.exports.ctranslate2_shapes import narrow_copy, notes
+from sotto.exports.settings import write_for_clients
 from sotto.families import family_of
 from sotto.families.whisper_transcription import is_multilingual
 
@@ -38,8 +39,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> tuple[str, ..
     spec.validate()
     spec.optimize(quantization=precision)
     spec.save(str(folder))
-    write_beside(recognizer, folder)
-    recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that faster-whisper reads
+    write_for_clients(recognizer, folder)
     return (*notes(recognizer.structure, config, recognizer.architecture.stacks), *limits(recognizer))
 
 

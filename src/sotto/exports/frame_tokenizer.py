@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from sotto.exports.settings import write_json
+
 AS_IT_WAS = "tokenizer.4.0.0.json"
 """transformers from that version on reads this file instead, where the config lists it: it groups labels by itself, and
 would lose double letters if they were grouped again"""
@@ -26,7 +28,3 @@ def group_frames(folder: Path, blank: str) -> None:
     values["decoder"] = {"type": "Sequence", "decoders": [grouping, values["decoder"] or WITH_SPACES]}
     write_json(values, path)
     write_json(json.loads(config.read_text(encoding="utf-8")) | {"fast_tokenizer_files": [AS_IT_WAS]}, config)
-
-
-def write_json(values: object, path: Path) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from sotto.architectures import architecture_of
-from sotto.checkpoint import DTYPES, Recognizer, write_beside
+from sotto.checkpoint import DTYPES, Recognizer
 from sotto.errors import SottoError
 from sotto.exports.copies import config_without_record
+from sotto.exports.settings import write_for_clients
 from sotto.surgery import factor, layer_path
 
 MODEL_TYPE = "lite-whisper"
@@ -40,8 +41,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     weights = {key: tensor.to(DTYPES[precision]) for key, tensor in published(model).items()}
     save_torch_state_dict(weights, folder, metadata={"format": "pt"})
-    write_beside(recognizer, folder)
-    recognizer.processor.feature_extractor.save_pretrained(folder)
+    write_for_clients(recognizer, folder)
 
 
 def published(model: Any) -> dict[str, torch.Tensor]:

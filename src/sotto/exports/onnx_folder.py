@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx
 
 from sotto.checkpoint import Recognizer
-from sotto.exports.frame_tokenizer import group_frames, write_json
+from sotto.exports.frame_tokenizer import group_frames
 from sotto.exports.graph_models import ctc_model
 from sotto.exports.graphs import decoder_graphs, encoder_graph, frame_graph
 from sotto.exports.merging import merged
 from sotto.exports.onnx_models import OnnxGraph, OnnxWhisper
 from sotto.exports.precision import Precision, in_precision, write_graph
-from sotto.exports.settings import opened, write_settings
+from sotto.exports.settings import opened, write_json, write_settings
 from sotto.exports.short_names import short_names
 from sotto.families import Ctc
 

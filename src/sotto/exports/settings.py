@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,26 @@ Model = Callable[[Any], Any]
 
 def write_settings(recognizer: Recognizer, folder: Path) -> None:
     config_without_record(recognizer.model).save_pretrained(folder)
+    write_for_clients(recognizer, folder)
+
+
+def write_for_clients(recognizer: Recognizer, folder: Path) -> None:
+    """Decoding settings, tokenizer and features, in the files and under the names that other clients know.
+
+    transformers 5 keeps features within the processor's file, and calls a list of special tokens as transformers 4 does
+    a dictionary, with which that fails. It still reads the older file and the older name.
+    """
     write_beside(recognizer, folder)
-    recognizer.processor.feature_extractor.save_pretrained(folder)  # the file that clients other than transformers read
+    recognizer.processor.feature_extractor.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+        write_json(values, path)
+
+
+def write_json(values: object, path: Path) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def opened(folder: Path, precision: str, whisper: Model, ctc: Model) -> Recognizer:
