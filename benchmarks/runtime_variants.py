@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from sotto.methods import (
     methods,
 )
 from sotto.methods.factoring import reduce_where_cheaper
+from sotto.methods.gated_modules import KINDS, gated_module
 from sotto.metrics.cost import count_parameters
 from sotto.surgery import get_linear, layers_of, narrow_heads
 
@@ -66,6 +67,8 @@ def variants(calibration: ClipSource | None) -> Mapping[str, Change]:
         "structured": structured,
         "fewer-layers": partial(fewer_layers, 0.625),
         "fewer-layers-and-neurons": partial(fewer_layers, 0.75),
+        "fewer-heads": partial(fewer_heads, (0,)),
+        "fewest-heads": partial(fewer_heads, (0, 1, 3)),
         "both": partial(both, 0.4, calibration),
         "narrow": partial(narrow, calibration),
         "short": partial(after, SHORT),
@@ -94,6 +97,20 @@ def fewer_layers(neurons: float, model: Recognizer) -> Recognizer:
     found = after(replace(STRUCTURED, neurons=neurons), model)
     layers = found.architecture.stack("encoder").dimensions(found.model.config).layers
     return after(LayerDropping(encoder=round(layers * 5 / 6)), found)
+
+
+def fewer_heads(layers: Sequence[int], model: Recognizer) -> Recognizer:
+    """One of six layers, five eighths of the neurons and half of the heads are taken out, and half again in `layers`.
+
+    So `recipes/fitted_window_fewer_heads.yaml` and, after it, `fitted_window_fewer_heads_again.yaml` leave them.
+    """
+    found = fewer_layers(0.625, model)
+    stack = found.architecture.stack("encoder")
+    depth = stack.dimensions(found.model.config).layers
+    for index in filter(lambda each: each < depth, layers):
+        heads = gated_module(found.model, stack, index, stack.attentions[0], KINDS)
+        heads.keep(found.model, range(0, heads.units, 2))
+    return found
 
 
 def after(step: Any, model: Recognizer) -> Recognizer:

@@ -42,6 +42,8 @@ def test_variants_have_the_share_that_they_are_named_after(small: Recognizer) ->
         "structured": 0.56,
         "fewer-layers": 0.36,
         "fewer-layers-and-neurons": 0.31,
+        "fewer-heads": 0.34,
+        "fewest-heads": 0.33,
         "both": 0.4,
         "narrow": 0.47,
         "short": 1.0,
@@ -65,6 +67,13 @@ def test_half_of_the_heads_and_neurons_are_gone(small: Recognizer) -> None:
         for layer in layers:
             assert (len(layer.heads["self_attn"]), list(layer.ffn_widths.values())) == (4, [width])
             assert len(layer.ranks) == (6 if name == "both" else 0)
+
+
+def test_of_some_layers_heads_half_are_gone_again(small: Recognizer) -> None:
+    for name, expected in {"fewer-heads": [2, 4, 4], "fewest-heads": [2, 2, 4]}.items():
+        layers = variants(None)[name](small).structure.stacks["encoder"].layers
+        assert [len(layer.heads["self_attn"]) for layer in layers] == expected
+        assert {width for layer in layers for width in layer.ffn_widths.values()} == {384}
 
 
 def test_the_heads_that_are_left_have_half_of_their_channels(small: Recognizer) -> None:
