@@ -29,8 +29,9 @@ $(CLIENTS): tests/clients/package-lock.json
 	@cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules/.installed \
 	|| echo 'npm could not install transformers.js: exports are not tried in it; Node 20.9 or later brings npm'
 
+# Files in the order of their names: benchmarks have the fewest and slowest tests, and would come last by their number.
 test: lint types $(CLIENTS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info tests/clients/node_modules

@@ -15,9 +15,10 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from recognizers import recognizer as of_architecture
 from sotto.checkpoint import Recognizer, load
 from sotto.errors import SottoError
-from sotto.exports import export, is_export, open_export
+from sotto.exports import export, is_export, onnx_runs, open_export
 from sotto.exports.merging import merged
 from sotto.exports.onnx_folder import graphs
+from sotto.exports.onnx_models import OnnxGraph
 from sotto.methods import Quantization, StepContext, methods
 from sotto.opening import cost_of, import_runtime, open_model
 from tones import tiny_whisper, write_folder
@@ -29,6 +30,18 @@ Both = tuple[Recognizer, Path]
 @pytest.fixture(params=["whisper", "parakeet"])
 def both(request: pytest.FixtureRequest, exported_by: Callable[[Any], Both]) -> Both:
     return exported_by(("onnx", request.param, "mixed"))
+
+
+def test_threads_of_what_is_timed_in_turn_do_not_spin(tmp_path: Path) -> None:
+    """Two linears of some milliseconds took ten times as long beside the spinning threads of thirty others."""
+    heard = torch.randn(1, 6, 4)
+    linear = torch.nn.Linear(4, 3)
+    run: Any = onnx_runs.module_run(linear, heard, "float32", tmp_path)
+    assert torch.allclose(run()["given"], linear(heard), atol=1e-5)
+    spins = "session.intra_op.allow_spinning"
+    assert run.func.session.get_session_options().get_session_config_entry(spins) == "0"
+    again = OnnxGraph(next(tmp_path.glob("*.onnx")))
+    assert again.session.get_session_options().get_session_config_entry(spins) == "1"
 
 
 def clips_in(folder: Path) -> Path:

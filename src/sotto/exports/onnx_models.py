@@ -16,11 +16,16 @@ from sotto.exports.merging import CHOICE
 
 
 class OnnxGraph:
-    """One ONNX file, on the CPU, with as many threads as torch has."""
+    """One ONNX file, on the CPU, with as many threads as torch has.
 
-    def __init__(self, path: Path) -> None:
+    They spin for a while after their work, so that the next step of a decoder finds them awake; but a graph that is run
+    in turn with others (`spins=False`) would find a core taken by those before it.
+    """
+
+    def __init__(self, path: Path, spins: bool = True) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]

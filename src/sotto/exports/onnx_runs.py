@@ -35,4 +35,4 @@ def module_run(module: nn.Module, heard: torch.Tensor, precision: Precision, fol
 def run_of(graph: onnx.ModelProto, inputs: Inputs, folder: Path) -> Run:
     path = folder / "model.onnx"
     write_graph(graph, path)
-    return partial(OnnxGraph(path), {name: tensor.numpy() for name, tensor in inputs.items()})
+    return partial(OnnxGraph(path, spins=False), {name: tensor.numpy() for name, tensor in inputs.items()})

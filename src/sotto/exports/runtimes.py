@@ -40,7 +40,7 @@ class Runtime:
     """what has to be installed, and how graphs are written; None is torch itself"""
     precision: str = "float32"
     rank_multiple: int = 16
-    """up to which a rank is rounded for next to nothing (benchmarks/rank_times.py); torch's, where that was not run"""
+    """up to which a rank is rounded for next to nothing (benchmarks/rank_times.py)"""
 
     def prepared(self, recognizer: Recognizer) -> Recognizer:
         """What is computed there: the model as it is in torch, elsewhere a copy in floats on the CPU."""
@@ -66,8 +66,8 @@ RUNTIMES: Mapping[str, Runtime] = {
     "onnx": Runtime("sotto.exports.onnx_runs", "onnx"),
     "onnx-int8": Runtime("sotto.exports.onnx_runs", "onnx", "int8", rank_multiple=32),
     "openvino": Runtime("sotto.exports.openvino_runs", "openvino", rank_multiple=32),
-    "openvino-int8": Runtime("sotto.exports.openvino_runs", "openvino", "int8"),
-    "openvino-int8-calibrated": Runtime("sotto.exports.openvino_runs", "openvino", CALIBRATED),
+    "openvino-int8": Runtime("sotto.exports.openvino_runs", "openvino", "int8", rank_multiple=32),
+    "openvino-int8-calibrated": Runtime("sotto.exports.openvino_runs", "openvino", CALIBRATED, rank_multiple=64),
 }
 
 
