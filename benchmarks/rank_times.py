@@ -1,6 +1,6 @@
 """How long factors of every rank take in each runtime, and to which multiple a rank may be rounded up for nothing.
 
-    python benchmarks/rank_times.py --shape base --runtimes torch onnx onnx-int8 openvino openvino-int8
+    python benchmarks/rank_times.py --shape base
 
 The linears of an encoder layer of that shape, over the rows of one window: whole, and as two factors of every multiple
 of 8 up to the rank at which they have as many weights. All of a linear take turns; medians count. `rounded_up` is, for

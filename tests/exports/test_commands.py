@@ -54,7 +54,7 @@ def test_every_export_is_used_as_a_checkpoint_is(to: str, checkpoint: Path, clip
     assert all(row["numbers"]["latency"]["encoder"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("to", ["onnx", "ctranslate2", "lite-whisper", "transformers"])
+@pytest.mark.parametrize("to", ["onnx", "sherpa-onnx", "ctranslate2", "lite-whisper", "transformers"])
 def test_clients_of_older_versions_find_tokens_and_features(
     to: str, template: Recognizer, checkpoint: Path, clips: Path, tmp_path: Path
 ) -> None:

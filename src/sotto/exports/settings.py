@@ -1,4 +1,4 @@
-"""What stands beside graphs, config, generation config, tokenizer and feature extractor, and how a folder is opened."""
+"""What stands beside weights or graphs, as clients look for it, and how a folder of graphs is opened."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ def write_settings(recognizer: Recognizer, folder: Path) -> None:
 
 
 def write_for_clients(recognizer: Recognizer, folder: Path) -> None:
-    """Decoding settings, tokenizer and features, in the files and under the names that other clients know.
+    """Decoding settings, tokenizer and features."""
+    write_beside(recognizer, folder)
+    name_for_clients(recognizer, folder)
+
+
+def name_for_clients(recognizer: Recognizer, folder: Path) -> None:
+    """Have features and special tokens in the file and under the name that clients other than transformers 5 know.
 
     transformers 5 keeps features within the processor's file, and calls a list of special tokens as transformers 4 does
     a dictionary, with which that fails. It still reads the older file and the older name.
     """
-    write_beside(recognizer, folder)
     recognizer.processor.feature_extractor.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     values = json.loads(path.read_text(encoding="utf-8"))

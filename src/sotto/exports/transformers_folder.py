@@ -6,14 +6,14 @@ from pathlib import Path
 
 from sotto.checkpoint import Recognizer, load
 from sotto.exports.copies import dense_copy
-from sotto.exports.settings import write_for_clients
+from sotto.exports.settings import name_for_clients
 
 
 def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
     """Weights, config, generation config, tokenizer and feature extractor in `folder`."""
     plain = Recognizer(dense_copy(recognizer), recognizer.processor)
     plain.save(folder, dtype=precision, packed=False)
-    write_for_clients(plain, folder)
+    name_for_clients(plain, folder)
 
 
 def read(folder: Path, precision: str) -> Recognizer:
