@@ -19,7 +19,7 @@ from sotto.architectures import architecture_of
 from sotto.checkpoint import DTYPES, Recognizer
 from sotto.errors import SottoError
 from sotto.exports.copies import config_without_record
-from sotto.exports.settings import write_for_clients
+from sotto.exports.settings import write_for_clients, write_json
 from sotto.surgery import factor, layer_path
 
 MODEL_TYPE = "lite-whisper"
@@ -38,7 +38,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> None:
             for layer in recognizer.structure.stacks["encoder"].layers
         ],
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_json(config, folder / "config.json")
     weights = {key: tensor.to(DTYPES[precision]) for key, tensor in published(model).items()}
     save_torch_state_dict(weights, folder, metadata={"format": "pt"})
     write_for_clients(recognizer, folder)
