@@ -3,7 +3,7 @@
     python benchmarks/head_speed.py --shape base --channels 48 32
 
 For every head dimension also the rank, the same for all six linears of a layer, that leaves as many FLOPs. Encoders
-run in torch and, exported to ONNX, in onnxruntime in floats and in whole numbers; they take turns. One thread.
+take turns in each runtime that parts can be timed in, written as exports are.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,9 +20,7 @@ from results_file import write_results
 from shapes import factor_at_random, random_whisper
 from sotto.calibration import places
 from sotto.checkpoint import Recognizer
-from sotto.exports.graphs import encoder_graph
-from sotto.exports.onnx_models import OnnxGraph
-from sotto.exports.precision import in_precision, write_graph
+from sotto.exports.runtimes import RUNTIMES, Runtime, seconds_of
 from sotto.metrics.cost import encoder_flops
 from sotto.surgery import layers_of, narrow_heads
 
@@ -50,16 +46,15 @@ def rank_for(shape: str, flops: int) -> int:
     return 8 + 8 * round((flops - few) / (more - few))
 
 
-def runs_of(recognizer: Recognizer, features: torch.Tensor, folder: Path) -> dict[str, Callable[[], object]]:
-    """What is timed, by the runtime's name."""
-    encoder = recognizer.model.get_encoder()
-    runs: dict[str, Callable[[], object]] = {"torch": lambda: encoder(features)}
-    for precision in ("float32", "int8"):
-        path = folder / f"{precision}.onnx"
-        write_graph(in_precision(encoder_graph(recognizer.model), precision), path)
-        graph = OnnxGraph(path)
-        runs[f"onnx {precision}"] = partial(graph, {"input_features": features.numpy()})
-    return runs
+def seconds_in(runtime: Runtime, models: Mapping[str, Recognizer], rounds: int) -> dict[str, float]:
+    """Medians of the encoders over one window, which take turns; a first round is not counted."""
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = {name: runtime.encoder_run(runtime.prepared(each), Path(scratch)) for name, each in models.items()}
+        for _ in range(rounds + 1):
+            for name, run in runs.items():
+                seconds.setdefault(name, []).append(seconds_of(run))
+    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
 
 
 @torch.no_grad()
@@ -67,38 +62,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="base")
     parser.add_argument("--channels", type=int, nargs="+", default=[48, 32])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=RUNTIMES)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     models = {"dense": random_whisper(arguments.shape, decoder_layers=1)}
     for channels in arguments.channels:
         models[f"heads of {channels} channels"] = narrower = narrowed(arguments.shape, channels)
         rank = rank_for(arguments.shape, encoder_flops(narrower.model))
         models[f"rank {rank}"] = factored(arguments.shape, rank)
-    config = models["dense"].model.config
-    features = torch.randn(1, config.num_mel_bins, 2 * config.max_source_positions)
-    seconds: dict[tuple[str, str], list[float]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        runs: dict[tuple[str, str], Callable[[], object]] = {}
-        for name, recognizer in models.items():
-            (folder := Path(scratch) / name).mkdir()
-            runs |= {(name, runtime): run for runtime, run in runs_of(recognizer, features, folder).items()}
-        for _ in range(arguments.rounds + 1):
-            for key, run in runs.items():
-                start = time.perf_counter()
-                run()
-                seconds.setdefault(key, []).append(time.perf_counter() - start)
-    dense = {runtime: statistics.median(each[1:]) for (of, runtime), each in seconds.items() if of == "dense"}
-    all_flops = encoder_flops(models["dense"].model)
+    found = {name: seconds_in(RUNTIMES[name], models, arguments.rounds) for name in arguments.runtimes}
+    flops = {name: encoder_flops(recognizer.model) for name, recognizer in models.items()}
     rows = []
-    for name, recognizer in models.items():
-        times = {runtime: statistics.median(seconds[name, runtime][1:]) for runtime in dense}
-        flops = encoder_flops(recognizer.model)
-        rows.append({"model": name, "encoder_flops": flops, "seconds": times})
-        shares = [f"{100 * flops / all_flops:.0f} %"]
-        shares += [f"{value:.2f} s ({100 * value / dense[key]:.0f} %)" for key, value in times.items()]
+    for name in models:
+        times = {runtime: seconds[name] for runtime, seconds in found.items()}
+        rows.append({"model": name, "encoder_flops": flops[name], "seconds": times})
+        shares = [f"{100 * flops[name] / flops['dense']:.0f} %"]
+        shares += [f"{1000 * own:.0f} ms ({100 * own / found[key]['dense']:.0f} %)" for key, own in times.items()]
         print(f"| {' | '.join([name, *shares])} |")
-    print(write_results(f"head-speed-{arguments.shape}", {"threads": 1, "rounds": arguments.rounds, "rows": rows}))
+    values = {"threads": arguments.threads, "rounds": arguments.rounds, "rows": rows}
+    print(write_results(f"head-speed-{arguments.shape}", values))
 
 
 if __name__ == "__main__":

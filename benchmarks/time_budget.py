@@ -4,7 +4,7 @@
     python benchmarks/time_budget.py head_reduction --shape base --time 0.8 --runtimes torch onnx-int8
 
 Every direction of an output, or channel of a head, is taken to carry a little less than the one before it, the same in
-all layers. The encoders before and after then take turns. One thread.
+all layers. The encoders before and after then take turns.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from shapes import factor_at_random, random_whisper
 from sotto.calibration import places
 from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
-from sotto.exports.runtimes import RUNTIMES, Runtime, RuntimeName
+from sotto.exports.runtimes import RUNTIMES, Runtime, RuntimeName, seconds_of
 from sotto.methods.factoring import linear_at
 from sotto.methods.head_costs import head_costs
 from sotto.methods.head_dimensions import by_budget
@@ -78,12 +77,8 @@ def ratios(dense: Recognizer, smaller: Recognizer, runtime: Runtime, rounds: int
     with tempfile.TemporaryDirectory() as scratch:
         runs = [runtime.encoder_run(runtime.prepared(each), Path(scratch)) for each in (dense, smaller)]
         for _ in range(rounds + 1):
-            seconds = []
-            for run in runs:
-                start = time.perf_counter()
-                run()
-                seconds.append(time.perf_counter() - start)
-            found.append(seconds[1] / seconds[0])
+            before, after = map(seconds_of, runs)
+            found.append(after / before)
     return found[1:]
 
 
@@ -111,16 +106,18 @@ def main() -> None:
     parser.add_argument("--shape", default="base")
     parser.add_argument("--time", type=float, nargs="+", default=[0.8])
     parser.add_argument("--runtimes", nargs="+", default=["torch", "onnx-int8"], choices=RUNTIMES)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--name", help="of the results; the shape's if not given")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     rows = []
     for runtime in arguments.runtimes:
         for share in arguments.time:
             rows.append(measured(arguments.method, arguments.shape, share, runtime, arguments.rounds))
             print(rows[-1], flush=True)
-            values = {"threads": 1, "rounds": arguments.rounds, "rows": rows}
-            write_results(f"time-budget-{arguments.shape}-{arguments.method}", values)
+            values = {"threads": arguments.threads, "rounds": arguments.rounds, "rows": rows}
+            write_results(f"time-budget-{arguments.name or arguments.shape}-{arguments.method}", values)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sotto.checkpoint import DTYPES
 from sotto.data import DataConfig, open_data
-from sotto.measurement import TOKENS, measure_speed
+from sotto.measurement import TOKENS, measure_pipeline, measure_speed
 from sotto.metrics.speed import LatencyReport, MemoryMeter
 from sotto.opening import check_dtype, cost_of, import_runtime, is_on_cpu, open_model
 from sotto.progress import track
@@ -90,12 +90,14 @@ def visit(name: str, timing: Timing) -> ModelNumbers:
         load_seconds = time.perf_counter() - start
         audio = audio_for(timing, recognizer.sampling_rate, recognizer.window_seconds)
         latency = measure_speed(recognizer, audio, timing.repeats, tokens=timing.tokens)
+    pipeline_seconds = measure_pipeline(recognizer, audio, timing.repeats, timing.tokens)  # not in its memory
     return replace(
         cost_of(recognizer, name),
         latency=latency,
         peak_memory=meter.peak,
         memory_increase=meter.increase,
         load_seconds=load_seconds,
+        pipeline_seconds=pipeline_seconds,
     )
 
 

@@ -17,6 +17,7 @@ from sotto.exports.capability import (
     ORDER,
     OUTCOMES,
     REASONS,
+    REDUCED,
     WHOLE_NUMBERS,
     Outcome,
     as_table,
@@ -40,9 +41,8 @@ from tones import forbid_special_tokens, tiny_whisper, write_folder
 
 GRAPHS = ("onnx", "openvino", "sherpa-onnx")
 GAINS = {Outcome.KEPT, Outcome.IN_PART}
-REDUCED = "attention in the reduced dimension"
-NOT_IN_BYTES = (CONFORMER, FEWER_LAYERS, WHOLE_NUMBERS, REDUCED)
-"""changes that are no smaller parts of an equal model, or only smaller with the factors that they come with"""
+NOT_IN_BYTES = (CONFORMER, REDUCED)
+"""what has no equal model that is larger: a Conformer as it is, and an attention in which factors are used otherwise"""
 
 
 def whisper(layers: int = 1) -> Recognizer:
@@ -96,7 +96,8 @@ def fewer_channels(found: Recognizer) -> None:
 
 def absent(found: Recognizer) -> None:
     decoder = found.architecture.stack("decoder")
-    drop_module(found.model, decoder, 0, decoder.attentions[1])
+    for module in (decoder.attentions[1], decoder.feed_forwards[0]):
+        drop_module(found.model, decoder, 0, module)
 
 
 def inputs_in_part(found: Recognizer) -> None:
@@ -133,14 +134,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bytes_of_dense(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], int]:
-    """Bytes of an export to that target of the model (or Conformer) as it was."""
+def bytes_of_dense(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], int]:
+    """Bytes of an export to that target of a model of that kind as it was."""
 
     @cache
-    def measured(target: str, is_conformer: bool) -> int:
+    def measured(target: str, kind: str) -> int:
         folder = tmp_path_factory.mktemp("dense") / target
-        layers = 2 if target in GRAPHS else 1
-        export(of_architecture("parakeet") if is_conformer else whisper(layers), folder, to=target, audio=clips)
+        export(KINDS[kind](), folder, to=target, audio=clips)
         return size(folder)
 
     return measured
@@ -152,14 +152,29 @@ def size(folder: Path) -> int:
     return found
 
 
-@pytest.mark.parametrize("target", [target for target in ORDER if target not in GRAPHS])
+KINDS: dict[str, Callable[[], Recognizer]] = {
+    "one layer": whisper,
+    "two layers": lambda: whisper(2),
+    "three layers": lambda: whisper(3),
+    "a Conformer": lambda: of_architecture("parakeet"),
+}
+
+
+def kind_for(change: str) -> str:
+    """Of the model that is changed so."""
+    if change in OF_CONFORMERS:
+        return "a Conformer"
+    return "two layers" if change == FEWER_LAYERS else "one layer"
+
+
+@pytest.mark.parametrize("target", ORDER)
 @pytest.mark.parametrize("change", OUTCOMES)
 def test_every_cell(
-    change: str, target: str, clips: Path, bytes_of_dense: Callable[[str, bool], int], tmp_path: Path
+    change: str, target: str, clips: Path, bytes_of_dense: Callable[[str, str], int], tmp_path: Path
 ) -> None:
     """What is exact is proved by the export itself; what is kept is smaller, and what is filled up is not."""
-    is_conformer = change in OF_CONFORMERS
-    found = of_architecture("parakeet") if is_conformer else whisper(2 if change == FEWER_LAYERS else 1)
+    kind = kind_for(change)
+    found = KINDS[kind]()
     MAKERS[change](found)
     assert rows_of(found) == {change} | ALONG.get(change, set())
     expected = outcome(change, target)
@@ -174,26 +189,26 @@ def test_every_cell(
     said = [note for note in record.notes if note.startswith(f"{change}: ")]
     assert said == ([f"{change}: {expected.value}"] if expected in (Outcome.FILLED, Outcome.FLOATS) else [])
     if change not in NOT_IN_BYTES:
-        gained = bytes_of_dense(target, is_conformer) - size(tmp_path / "out")
+        gained = bytes_of_dense(target, kind) - size(tmp_path / "out")
         assert gained > 400 if expected in GAINS else gained < 400
 
 
 @pytest.mark.parametrize("target", GRAPHS)
-@pytest.mark.parametrize("is_conformer", [False, True])
+@pytest.mark.parametrize("kind", ["three layers", "a Conformer"])
 def test_every_row_at_once(
-    target: str, is_conformer: bool, clips: Path, bytes_of_dense: Callable[[str, bool], int], tmp_path: Path
+    target: str, kind: str, clips: Path, bytes_of_dense: Callable[[str, str], int], tmp_path: Path
 ) -> None:
-    """Of the targets that keep everything: tracing a graph for every row by itself would take minutes."""
-    assert {outcome(change, target) for change in OUTCOMES} == {Outcome.KEPT, Outcome.FLOATS}
-    found = of_architecture("parakeet") if is_conformer else whisper(3)
-    if not is_conformer:
+    """Of the targets that keep everything: changes that lie within each other."""
+    assert {outcome(change, target) for change in OUTCOMES} <= {*GAINS, Outcome.FLOATS}
+    found = KINDS[kind]()
+    if kind == "three layers":
         fewer_layers(found, 2)
     in_whole_numbers(mixed(found))
-    of_one = {CONFORMER, "narrower convolutions"} if is_conformer else set(OUTCOMES) - OF_CONFORMERS
+    of_one = OF_CONFORMERS if kind == "a Conformer" else set(OUTCOMES) - OF_CONFORMERS
     assert rows_of(found) >= of_one
     notes = export(found, tmp_path / "out", to=target, audio=clips).notes
     assert notes == (f"{WHOLE_NUMBERS}: {Outcome.FLOATS.value}",)
-    assert size(tmp_path / "out") < bytes_of_dense(target, is_conformer)
+    assert size(tmp_path / "out") < bytes_of_dense(target, kind)
 
 
 def test_what_is_rounded_anew_is_said() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from folders import contents
 from sotto.checkpoint import Recognizer
 from sotto.cli import app
 from sotto.errors import SottoError
@@ -65,10 +66,6 @@ def test_clients_of_older_versions_find_tokens_and_features(
     assert tokens["additional_special_tokens"] == template.processor.tokenizer.extra_special_tokens
     features = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     assert features["feature_size"] == template.processor.feature_extractor.feature_size
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_folder_that_the_user_is_in_is_filled_and_not_replaced(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from digits import CLIPS, MODEL
+from folders import contents
 from sotto.checkpoint import Recognizer, load
 from sotto.data import DataConfig, open_data
 from sotto.errors import SottoError
@@ -50,10 +51,6 @@ FAILURES: dict[str, tuple[str, Callable[..., Any], type[BaseException], str | No
     "Ctrl-C while comparing": ("exporting.by_export", raising(KeyboardInterrupt()), KeyboardInterrupt, None),
     "Ctrl-C at the end": ("exporting.replace_folder", raising(KeyboardInterrupt()), KeyboardInterrupt, None),
 }
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["new", "there"])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import numpy as np
 import openvino
 import pytest
@@ -14,20 +15,23 @@ import torch
 from openvino_genai import WhisperPipeline
 from typer.testing import CliRunner
 
-from digits import CLIPS, MODEL
+from digits import CLIPS, MODEL, with_layers_of_different_shapes
 from mixed_shapes import mixed
+from recognizers import recognizer as of_architecture
 from sotto.checkpoint import Recognizer, load
 from sotto.cli import app
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding, Segment
 from sotto.errors import SottoError
 from sotto.exports import export
+from sotto.exports.openvino_folder import EXPANDED
 from sotto.exports.openvino_pipeline import GenaiPipeline, segments_of
 from sotto.exports.openvino_precision import in_precision
 from sotto.exports.signal_stack import signal_stack_kept
 from sotto.opening import open_model
 from tones import RATE, tiny_whisper, write_folder
 
+CONFORMER = Path(__file__).parents[2] / "benchmarks" / "reference" / "conformer-english"
 Both = tuple[Recognizer, Path]
 """A model, and the folder it was exported to."""
 
@@ -59,6 +63,7 @@ def test_openvino_genai_writes_what_a_trained_whisper_writes(precision: str, tmp
         client = WhisperPipeline(folder, "CPU", INFERENCE_PRECISION_HINT="f32")
     clips = list(open_data(DataConfig(str(CLIPS / "test"), samples=4), sampling_rate=RATE))
     expected = [found.text for found in model.family.transcribe(clips, Decoding())]
+    assert GenaiPipeline(folder, {}).write(clips[0].audio, 30, model.model.generation_config) == 30
     equal = sum(heard(client, clip.audio)[0] == text for clip, text in zip(clips, expected, strict=True))
     assert equal == len(clips) if precision == "float32" else equal >= len(clips) - 1
     if precision == "float32":
@@ -73,6 +78,45 @@ def test_openvino_genai_writes_what_a_trained_whisper_writes(precision: str, tmp
     largest = {"float32": 4.01, "bfloat16": 2.01, "int8": 1.1, "int8-calibrated": 1.15}[precision]
     weights = sum(path.stat().st_size for path in folder.glob("openvino_*coder_model.bin"))
     assert weights < largest * model.model.num_parameters()
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8-calibrated"])
+def test_openvino_genai_writes_what_a_whisper_with_layers_of_different_shapes_writes(
+    precision: str, tmp_path: Path
+) -> None:
+    model = with_layers_of_different_shapes()
+    export(model, tmp_path / "out", to="openvino", precision=precision, audio=CLIPS / "calibration")
+    with signal_stack_kept():
+        client = WhisperPipeline(tmp_path / "out", "CPU", INFERENCE_PRECISION_HINT="f32")
+    clips = list(open_data(DataConfig(str(CLIPS / "test"), samples=4), sampling_rate=RATE))
+    expected = [found.text for found in model.family.transcribe(clips, Decoding())]
+    assert len(set(expected)) == len(clips)
+    equal = sum(heard(client, clip.audio)[0] == text for clip, text in zip(clips, expected, strict=True))
+    assert equal >= len(clips) - (precision != "float32")
+
+
+def test_a_trained_conformer_is_calibrated(tmp_path: Path) -> None:
+    model = load(CONFORMER, device="cpu")
+    record = export(model, tmp_path / "out", to="openvino", precision="int8-calibrated", audio=CLIPS / "calibration")
+    assert record.before_rounding is not None
+    assert record.before_rounding.scores < 1e-5 < record.agreement.scores
+    assert (tmp_path / "out" / "openvino_model.bin").stat().st_size < 1.1 * model.model.num_parameters()
+    clips = list(open_data(DataConfig(str(CLIPS / "test"), samples=8), sampling_rate=RATE))
+    expected, found = (
+        [each.text for each in heard_by.family.transcribe(clips, Decoding())]
+        for heard_by in (model, open_model(tmp_path / "out"))
+    )
+    assert 0 < jiwer.cer(expected, found) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "precision"), [("wav2vec2_conformer_rotary", "int8-calibrated"), ("parakeet", "bfloat16")]
+)
+def test_a_conformer_of_every_shape_is_rounded(architecture: str, precision: str, tmp_path: Path) -> None:
+    found = mixed(of_architecture(architecture))
+    audio = write_folder(tmp_path / "clips", ["one", "two", "three"], [0.6, 0.75, 0.9])
+    record = export(found, tmp_path / "out", to="openvino", precision=precision, audio=audio)
+    assert 1e-4 < record.agreement.scores < 0.1
 
 
 def heard(client: WhisperPipeline, audio: Any, **settings: Any) -> tuple[str, Any]:
@@ -170,6 +214,7 @@ def test_every_shape_can_be_calibrated(tmp_path: Path) -> None:
     audio = write_folder(tmp_path / "clips", ["one", "two", "three"], [0.6, 0.75, 0.9])
     record = export(found, tmp_path / "out", to="openvino", precision="int8-calibrated", audio=audio)
     assert 1e-4 < record.agreement.scores < 0.1
+    assert record.notes == (EXPANDED,)
     assert found.structure == before
 
 
@@ -236,5 +281,7 @@ def test_an_export_is_transcribed_with_and_measured_by_the_commands(
     said("benchmark", checkpoint, whisper[1], "--rounds", 1, "--repeats", 1, "--json", numbers)
     rows = json.loads(numbers.read_text())["models"]
     assert [row["numbers"]["latency"]["device"] for row in rows] == ["cpu", "cpu"]
+    assert rows[0]["numbers"]["pipeline_seconds"] is None
+    assert rows[1]["numbers"]["pipeline_seconds"] > 0
     assert rows[1]["flops_ratio"] == 1.0
     assert rows[1]["encoder_speedup"] > 0

@@ -175,16 +175,18 @@ def test_sherpa_writes_what_a_wav2vec2_conformer_writes(exported_by: Callable[[A
     assert [heard(client, clip.audio, lead=LEAD[:0]) for clip in clips] == expected
 
 
-def test_sherpa_writes_what_a_trained_parakeet_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "name"), [("float32", "model.onnx"), ("int8", "model.int8.onnx")])
+def test_sherpa_writes_what_a_trained_parakeet_writes(precision: str, name: str, tmp_path: Path) -> None:
     """In noise: sherpa-onnx's features end at a level that these clips otherwise go below."""
     model = load(REFERENCES / "conformer-english", device="cpu")
-    export(model, tmp_path / "out", to="sherpa-onnx", audio=CLIPS / "calibration")
-    client = OfflineRecognizer.from_nemo_ctc(str(tmp_path / "out" / "model.onnx"), str(tmp_path / "out" / "tokens.txt"))
+    export(model, tmp_path / "out", to="sherpa-onnx", precision=precision, audio=CLIPS / "calibration")
+    client = OfflineRecognizer.from_nemo_ctc(str(tmp_path / "out" / name), str(tmp_path / "out" / "tokens.txt"))
     clips = [
         Clip(clip.name, clip.audio + 0.003 * hiss(len(clip.audio)), RATE, clip.text, clip.speaker)
         for clip in open_data(DataConfig(str(CLIPS / "test"), samples=8), sampling_rate=RATE)
     ]
-    expected = [found.text for found in model.family.transcribe(clips, Decoding())]
+    same = open_export(tmp_path / "out")  # in 8 bits other words than the model's
+    expected = [found.text for found in same.family.transcribe(clips, Decoding())]
     found = [heard(client, clip.audio) for clip in clips]
     assert sum(text == other for text, other in zip(found, expected, strict=True)) >= 6
 
@@ -229,7 +231,7 @@ def test_a_model_that_sherpa_would_hear_otherwise_is_refused(tmp_path: Path) -> 
 def test_a_whisper_without_timestamps_is_refused(tmp_path: Path) -> None:
     found = Recognizer(*tiny_whisper())
     found.model.generation_config.no_timestamps_token_id = None
-    with pytest.raises(SottoError, match="names no no_timestamps_token_id, which sherpa-onnx puts before every text"):
+    with pytest.raises(SottoError, match="sherpa-onnx needs no_timestamps_token_id in the generation config"):
         export(found, tmp_path / "out", to="sherpa-onnx", audio=CLIPS / "calibration")
 
 

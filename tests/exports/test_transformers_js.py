@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from digits import CLIPS, MODEL
+from digits import CLIPS, MODEL, with_layers_of_different_shapes
 from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip, DataConfig, open_data
 from sotto.decoding import Decoding
@@ -15,7 +15,7 @@ from sotto.exports import export
 from sotto.exports.record import ExportRecord
 from sotto.methods.factoring import factor_at_once
 from sotto.methods.low_rank_config import LowRank
-from sotto.surgery import drop_module, keep_heads, layers_of, narrow_ffn, reduce_attention
+from sotto.surgery import reduce_attention
 from tones import RATE
 
 CLIENT = Path(__file__).parents[1] / "clients" / "transcribe.mjs"
@@ -79,17 +79,16 @@ def test_it_finds_weights_that_lie_beside_a_large_graph(
     assert heard(tmp_path / "out", dtype, clips, tmp_path) == texts_of(model, clips)
 
 
-def test_it_writes_what_a_whisper_with_layers_of_different_shapes_writes(clips: list[Clip], tmp_path: Path) -> None:
-    """Other heads and neurons in each layer, and in the decoder an attention less."""
-    model = load(MODEL, device="cpu")
-    for stack, index in list(layers_of(model.model)):
-        narrow_ffn(model.model, stack, index, stack.feed_forwards[0], range(20 * index, 200))
-        keep_heads(model.model, stack, index, stack.attentions[0], [2] if index % 2 else [0, 1, 2])
-    decoder = model.architecture.stack("decoder")
-    drop_module(model.model, decoder, 1, decoder.attentions[0])
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", "fp32"), ("int8", "q8")])
+def test_it_writes_what_a_whisper_with_layers_of_different_shapes_writes(
+    precision: str, dtype: str, clips: list[Clip], tmp_path: Path
+) -> None:
+    model = with_layers_of_different_shapes()
     expected = changed_texts(model, clips)
-    exported(model, tmp_path / "out")
-    assert heard(tmp_path / "out", "fp32", clips, tmp_path) == expected
+    exported(model, tmp_path / "out", precision)
+    texts = heard(tmp_path / "out", dtype, clips, tmp_path)
+    equal = sum(text == other for text, other in zip(texts, expected, strict=True))
+    assert equal >= len(clips) - (precision == "int8")
 
 
 def test_it_writes_what_a_whisper_of_low_rank_writes_under_either_name(clips: list[Clip], tmp_path: Path) -> None:

@@ -77,3 +77,15 @@ def test_scores_of_another_shape_are_refused_by_name() -> None:
     export = replace(MODEL, scores=[MODEL.scores[0], torch.zeros(1, 3)])
     with pytest.raises(SottoError, match=r"its scores of b\.wav have the shape \(1, 3\) where it is \(1, 2\); nothing"):
         agreement(MODEL, export)
+
+
+def test_an_encoder_that_gives_another_shape_is_refused() -> None:
+    export = replace(MODEL, states=[MODEL.states[0], torch.zeros(1, 2, 2)])
+    with pytest.raises(SottoError, match=r"its encoder's states of b\.wav have the shape \(1, 2, 2\) where"):
+        agreement(MODEL, export)
+
+
+def test_an_encoder_that_keeps_its_states_to_itself_is_not_compared() -> None:
+    found = agreement(MODEL, replace(MODEL, states=[]))
+    assert found.encoder is None
+    check(found, "float32")

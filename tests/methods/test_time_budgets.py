@@ -57,8 +57,14 @@ def test_ranks_are_measured_from_the_least_to_the_largest_that_saves(
 
 def test_ranks_are_multiples_of_what_the_runtime_rounds_up_to_for_nothing() -> None:
     assert LowRank(parameters=0.5).multiple == LowRank(time=0.5).multiple == 16
-    multiples = {"torch": 16, "onnx": 16, "onnx-int8": 32, "openvino-int8": 32, "openvino-int8-calibrated": 64}
-    assert {each: LowRank(time=0.5, runtime=each).multiple for each in multiples} == multiples
+    assert {each: LowRank(time=0.5, runtime=each).multiple for each in RUNTIMES} == {
+        "torch": 16,
+        "onnx": 16,
+        "onnx-int8": 32,
+        "openvino": 32,
+        "openvino-int8": 32,
+        "openvino-int8-calibrated": 64,
+    }
     assert LowRank(time=0.5, runtime="onnx-int8", rank_multiple=8).multiple == 8
 
 

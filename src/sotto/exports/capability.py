@@ -23,10 +23,11 @@ ORDER = ("onnx", "openvino", "sherpa-onnx", "ctranslate2", "lite-whisper", "tran
 """of the columns"""
 KEPT, FILLED, IN_PART, FLOATS, REFUSED = Outcome
 CONFORMER, FEWER_LAYERS, WHOLE_NUMBERS = "a Conformer-CTC", "fewer layers", "weights in whole numbers"
+REDUCED = "attention in the reduced dimension"
 IN_LAYERS: Mapping[str, Callable[[str, LayerStructure], bool]] = {
     "factors in the encoder": lambda stack, layer: stack == "encoder" and bool(layer.ranks),
     "factors in the decoder": lambda stack, layer: stack == "decoder" and bool(layer.ranks),
-    "attention in the reduced dimension": lambda _, layer: bool(layer.reduced),
+    REDUCED: lambda _, layer: bool(layer.reduced),
     "fewer heads": lambda _, layer: bool(layer.heads),
     "narrower heads": lambda _, layer: bool(layer.head_dims),
     "narrower feed-forward networks": lambda _, layer: bool(layer.ffn_widths),
@@ -41,7 +42,7 @@ OUTCOMES: Mapping[str, tuple[Outcome, ...]] = {
     FEWER_LAYERS: (KEPT, KEPT, KEPT, KEPT, KEPT, KEPT),
     "factors in the encoder": (KEPT, KEPT, KEPT, FILLED, KEPT, FILLED),
     "factors in the decoder": (KEPT, KEPT, KEPT, FILLED, REFUSED, FILLED),
-    "attention in the reduced dimension": (KEPT, KEPT, KEPT, FILLED, FILLED, FILLED),
+    REDUCED: (KEPT, IN_PART, KEPT, FILLED, FILLED, FILLED),
     "fewer heads": (KEPT, KEPT, KEPT, IN_PART, REFUSED, FILLED),
     "narrower heads": (KEPT, KEPT, KEPT, KEPT, REFUSED, FILLED),
     "narrower feed-forward networks": (KEPT, KEPT, KEPT, KEPT, REFUSED, FILLED),
@@ -94,7 +95,8 @@ def told(structure: Structure, target: str, precision: str) -> Iterator[str]:
 
 
 def as_table() -> str:
-    """Markdown, as it stands in docs/export.md."""
+    """Markdown, as it stands in docs/export.md: the table, and why a target refuses."""
     rows = [["what Sotto did", *(f"`{name}`" for name in ORDER)], ["---"] * (len(ORDER) + 1)]
     rows += [[change, *(found.value for found in outcomes)] for change, outcomes in OUTCOMES.items()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table}\n\nRefused: {'; '.join(REASONS.values())}."

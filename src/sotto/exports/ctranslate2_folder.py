@@ -10,11 +10,10 @@ from ctranslate2.converters.transformers import WhisperLoader
 from transformers import AutoConfig, GenerationConfig
 
 from sotto.checkpoint import Recognizer
-from sotto.errors import SottoError
 from sotto.exports.copies import config_without_record
 from sotto.exports.ctranslate2_models import CTranslate2Whisper, open_runtime
 from sotto.exports.ctranslate2_shapes import narrow_copy, notes
-from sotto.exports.settings import write_for_clients
+from sotto.exports.settings import token_of_no_timestamps, write_for_clients
 from sotto.families import family_of
 from sotto.families.whisper_transcription import is_multilingual
 
@@ -28,11 +27,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str) -> tuple[str, ..
     Raises SottoError for a Whisper that does not name its token for "no timestamps".
     """
     config = recognizer.model.config
-    if getattr(recognizer.model.generation_config, "no_timestamps_token_id", None) is None:
-        raise SottoError(
-            "CTranslate2 needs no_timestamps_token_id in the generation config; take over generation_config.json of "
-            "the checkpoint that it was tuned from"
-        )
+    token_of_no_timestamps(recognizer, "CTranslate2")
     spec = spec_of(recognizer)
     for key, value in config_without_record(recognizer.model).to_dict().items():
         spec.config.add_attribute(key, value)  # CTranslate2 reads its own entries, transformers those

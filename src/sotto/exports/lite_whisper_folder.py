@@ -56,10 +56,10 @@ def published(model: Any) -> dict[str, torch.Tensor]:
 
 
 def read(folder: Path, precision: str) -> Recognizer:
-    """A checkpoint in that layout, ours or a published one, as a recogniser in float32."""
+    """A checkpoint in that layout as a recogniser in float32."""
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     ranks = values.pop("low_rank_config")
-    config = WhisperConfig(**{key: value for key, value in values.items() if key not in ("model_type", "auto_map")})
+    config = WhisperConfig(**{key: value for key, value in values.items() if key != "model_type"})
     weights = {key: tensor.float() for path in folder.glob("*.safetensors") for key, tensor in load_file(path).items()}
     model: Any = WhisperForConditionalGeneration(config)
     stack = architecture_of(config).stack("encoder")

@@ -11,6 +11,7 @@ from openvino_tokenizers import convert_tokenizer
 
 from sotto.checkpoint import Recognizer
 from sotto.data import Clip
+from sotto.exports.capability import REDUCED, changes_of
 from sotto.exports.graph_models import ctc_model
 from sotto.exports.openvino_graphs import decoder_model, encoder_model, frame_model
 from sotto.exports.openvino_models import OpenVinoGraph, OpenVinoWhisper, settings_of
@@ -23,10 +24,15 @@ from sotto.families.fitted_windows import is_fitted
 from sotto.surgery import expand_attention, layers_of
 
 ENCODER, DECODER, FRAMES = "openvino_encoder_model", "openvino_decoder_model", "openvino_model"
+EXPANDED = f"{REDUCED}: expanded, since OpenVINO cannot compile its products in whole numbers; nothing gained"
 
 
-def write(recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip] = ()) -> None:
-    """Models, tokenizer and detokenizer, and config, generation config and feature extractor beside them."""
+def write(recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[Clip] = ()) -> tuple[str, ...]:
+    """Models, tokenizer and detokenizer, and config, generation config and feature extractor beside them.
+
+    Returns what a user should know of it, a line each.
+    """
+    is_expanded = precision == CALIBRATED and REDUCED in {change for change, _ in changes_of(recognizer.structure)}
     for name, model in models(recognizer, precision, clips):
         openvino.save_model(model, folder / f"{name}.xml", compress_to_fp16=precision == "float16")
     if not isinstance(recognizer.family, Ctc):
@@ -34,6 +40,7 @@ def write(recognizer: Recognizer, folder: Path, precision: str, clips: Sequence[
         openvino.save_model(tokenizer, folder / "openvino_tokenizer.xml")
         openvino.save_model(detokenizer, folder / "openvino_detokenizer.xml")
     write_settings(recognizer, folder)
+    return (EXPANDED,) * is_expanded
 
 
 def models(recognizer: Recognizer, precision: str, clips: Sequence[Clip]) -> Iterator[tuple[str, openvino.Model]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from openvino_genai import WhisperPipeline
 
 from sotto.data import Clip
@@ -14,7 +15,7 @@ from sotto.decoding import Segment, Transcription
 from sotto.exports.signal_stack import signal_stack_kept
 from sotto.exports.targets import damaged
 from sotto.families.family import Family
-from sotto.families.whisper_transcription import check_timestamps
+from sotto.families.whisper_transcription import check_timestamps, is_multilingual
 
 
 class GenaiPipeline:
@@ -34,6 +35,14 @@ class GenaiPipeline:
         """`settings` are those of `generation_settings`."""
         own = {name: value for name, value in settings.items() if name not in ("num_beams", "use_cache")}
         return (self.transcription(family, clip, own, timed) for clip in clips)
+
+    def write(self, audio: NDArray[np.float32], tokens: int, generation: Any) -> int:
+        """All that is done for one window, with `tokens` tokens written, whatever is said; gives their number."""
+        settings: dict[str, Any] = {"max_new_tokens": tokens, "suppress_tokens": [generation.eos_token_id]}
+        languages = getattr(generation, "lang_to_id", None)
+        if languages and is_multilingual(generation):  # any: detecting it would take a second pass
+            settings |= {"language": next(iter(languages)), "task": "transcribe"}
+        return int(self.pipeline.generate(audio, **settings).perf_metrics.get_num_generated_tokens())
 
     def transcription(self, family: Family, clip: Clip, settings: dict[str, Any], timed: bool) -> Transcription:
         if timed:

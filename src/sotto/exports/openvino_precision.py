@@ -27,17 +27,17 @@ def in_precision(model: openvino.Model, precision: str, heard: Sequence[Inputs])
     `int8`: weights, tables of tokens too, with a scale an output; `int8-calibrated`: what is multiplied by them as
     well, with scales from what the model `heard`.
     """
-    found: openvino.Model = model
+    found = model
     if precision == "bfloat16":
         store_in_bfloat16(model)
     with signal_stack_kept(), quiet(), redirect_stdout(sys.stderr):  # bars of progress
-        if precision == "int8":
-            found = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-        elif precision == CALIBRATED:
+        if precision == CALIBRATED:
             inputs = [{name: tensor.numpy() for name, tensor in each.items()} for each in heard]
             found = nncf.quantize(
                 model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs)
             )
+        if precision in ("int8", CALIBRATED):  # calibrating leaves a Conformer's projections of positions as they were
+            found = nncf.compress_weights(found, mode=nncf.CompressWeightsMode.INT8_SYM)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig
 
 from sotto.checkpoint import Recognizer, write_beside
+from sotto.errors import SottoError
 from sotto.exports.copies import config_without_record
 from sotto.families import Ctc, family_of
 
@@ -40,6 +41,17 @@ def name_for_clients(recognizer: Recognizer, folder: Path) -> None:
     if isinstance(values.get("extra_special_tokens"), list):
         values["additional_special_tokens"] = values.pop("extra_special_tokens")
         write_json(values, path)
+
+
+def token_of_no_timestamps(recognizer: Recognizer, runtime: str) -> int:
+    """That of a Whisper, which the runtime puts before a text. Raises SottoError where the model does not name it."""
+    found: int | None = getattr(recognizer.model.generation_config, "no_timestamps_token_id", None)
+    if found is None:
+        raise SottoError(
+            f"{runtime} needs no_timestamps_token_id in the generation config; take over generation_config.json of "
+            "the checkpoint that it was tuned from"
+        )
+    return found
 
 
 def write_json(values: object, path: Path) -> None:

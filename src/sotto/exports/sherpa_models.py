@@ -17,6 +17,8 @@ from sotto.exports.sherpa_graphs import AUDIO_CACHES, TOKEN_CACHES
 class SherpaEncoder(GraphEncoder):
     """Whisper's encoder, whose states are keys and values of the audio for all layers of the decoder."""
 
+    gives_states = False
+
     def forward(self, input_features: torch.Tensor, **_: Any) -> BaseModelOutput:
         """States (batch, positions, twice the layers times the width)."""
         found = self.graph({"mel": input_features.float().numpy()})

@@ -13,7 +13,7 @@ from sotto.checkpoint import Recognizer
 from sotto.errors import SottoError
 from sotto.exports.onnx_models import OnnxGraph
 from sotto.exports.precision import Precision, in_precision, write_graph
-from sotto.exports.settings import opened, write_settings
+from sotto.exports.settings import opened, token_of_no_timestamps, write_settings
 from sotto.exports.sherpa_graphs import (
     KeptSizes,
     decoder_graph,
@@ -97,12 +97,7 @@ def whisper_metadata(recognizer: Recognizer, sizes: KeptSizes) -> dict[str, obje
     """Raises SottoError where the generation config does not tell how timestamps are left out."""
     config, generation = recognizer.model.config, recognizer.model.generation_config
     tokenizer: Any = recognizer.processor.tokenizer
-    without_times = getattr(generation, "no_timestamps_token_id", None)
-    if without_times is None:
-        raise SottoError(
-            "the generation config names no no_timestamps_token_id, which sherpa-onnx puts before every text; "
-            "take over generation_config.json of the checkpoint that the model was tuned from"
-        )
+    without_times = token_of_no_timestamps(recognizer, "sherpa-onnx")
     start, transcribe, translate = (
         tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("startoftranscript", "transcribe", "translate")
     )

@@ -105,10 +105,12 @@ def names_of(clips: Sequence[Clip]) -> list[str]:
 
 
 def states_of(recognizer: Recognizer, asked: Sequence[Inputs]) -> list[torch.Tensor]:
-    """What the encoder gives for each window; nothing where there is none by itself."""
+    """What the encoder gives for each window; nothing where there is none by itself, or it gives something else."""
     if not recognizer.model.config.is_encoder_decoder:
         return []
     encoder = recognizer.model.get_encoder()
+    if not getattr(encoder, "gives_states", True):
+        return []
     return [encoder(inputs["input_features"]).last_hidden_state.float() for inputs in asked]
 
 
@@ -117,21 +119,26 @@ def agreement(model: Heard, export: Heard) -> Agreement:
     expected = [scores[-len(found) :] for scores, found in zip(model.scores, export.scores, strict=True)]
     pairs = list(zip(expected, export.scores, strict=True))
     for name, (own, other) in zip(model.clips, pairs, strict=True):
-        if own.shape != other.shape:
-            raise refused(f"its scores of {name} have the shape {tuple(other.shape)} where it is {tuple(own.shape)}")
+        check_shape(f"its scores of {name}", own, other)
     differing = sum(int((found.argmax(-1) != own.argmax(-1)).sum()) for own, found in pairs)
     errors = [relative_error([own], [other]) for own, other in pairs]
     errors = [math.inf if math.isnan(error) else error for error in errors]
     changed = rewritten(model, export.transcripts)
-    comparable = [own.shape for own in model.states] == [own.shape for own in export.states] and model.states
+    for name, own, other in zip(model.clips, model.states, export.states, strict=False):
+        check_shape(f"its encoder's states of {name}", own, other)
     return Agreement(
         len(pairs),
         relative_error(expected, export.scores),
         differing / sum(map(len, expected)),
         len(changed),
-        relative_error(model.states, export.states) if comparable else None,
+        relative_error(model.states, export.states) if export.states else None,
         max(zip(model.clips, errors, strict=True), key=lambda each: (each[0] in changed, each[1]))[0],
     )
+
+
+def check_shape(what: str, expected: torch.Tensor, found: torch.Tensor) -> None:
+    if found.shape != expected.shape:
+        raise refused(f"{what} have the shape {tuple(found.shape)} where it is {tuple(expected.shape)}")
 
 
 def rewritten(model: Heard, transcripts: Sequence[str]) -> set[str]:

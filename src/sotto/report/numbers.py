@@ -49,6 +49,8 @@ class ModelNumbers:
     """those beyond what the process had before the model was loaded"""
     load_seconds: float | None = None
     """from the files to a model that is ready to run"""
+    pipeline_seconds: float | None = None
+    """that the runtime's own pipeline, where there is one, takes for the same audio and as many tokens as `latency`"""
     seconds: float = 0.0
     """how long the step took"""
     window_seconds: float | None = None

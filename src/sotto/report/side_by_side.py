@@ -35,6 +35,8 @@ def side_by_side_tables(rows: Sequence[SideBySide]) -> tuple[Table, Table]:
         name, each = Path(row.numbers.name).name, latency_of(row.numbers)
         stages = (latency(seconds) for seconds in (each.features, each.encoder, each.decoder))
         taken.add_row(name, *stages, f"{each.real_time_factor:.1f}", size(row.numbers.peak_memory or 0))
+        if (seconds := row.numbers.pipeline_seconds) is not None:
+            taken.add_row("  in its own pipeline", "", "", "", f"{each.audio_seconds / seconds:.1f}", "")
         ratios = (f"{ratio:.2f}x" for ratio in (row.flops_ratio, row.encoder_speedup, row.total_speedup))
         compared.add_row(name, count(row.numbers.parameters.encoder), flops(row.numbers.encoder_flops), *ratios)
     return taken, compared
