@@ -20,7 +20,7 @@ MODEL = Heard(
 
 def test_an_equal_export_differs_in_nothing() -> None:
     found = agreement(MODEL, MODEL)
-    assert replace(found, farthest=None) == Agreement(2, 0.0, 0.0, 0, 0.0)
+    assert replace(found, farthest=None) == Agreement(2, 0.0, 0.0, 0, 0.0, decided=3)
     check(found, "float32")
 
 
@@ -71,6 +71,19 @@ def test_a_decision_that_differs_is_refused_in_floats() -> None:
     assert found.decisions == pytest.approx(1 / 3)
     with pytest.raises(SottoError, match="its scores differ by 0.42 of their size, more than 0.001"):
         check(found, "float32")
+
+
+def test_one_decision_may_differ_however_few_there_are_where_something_is_rounded() -> None:
+    """A model in doubt: its two best differ by less than rounding."""
+    doubt = replace(MODEL, scores=[torch.tensor([[3.0, 2.999], [4.0, 3.999]]), MODEL.scores[1]])
+    one = agreement(doubt, replace(doubt, scores=[torch.tensor([[3.0, 3.001], [4.0, 3.999]]), MODEL.scores[1]]))
+    assert (one.decisions, one.decided) == (pytest.approx(1 / 3), 3)
+    check(one, "float16")
+    two = agreement(doubt, replace(doubt, scores=[torch.tensor([[3.0, 3.001], [4.0, 4.001]]), MODEL.scores[1]]))
+    with pytest.raises(SottoError, match=r"decides otherwise on 66.7% of what it writes, more than 33\.3%"):
+        check(two, "int8")
+    with pytest.raises(SottoError, match=r"decides otherwise on 33.3% of what it writes, more than 0\.1%"):
+        check(one, "float32")
 
 
 def test_scores_of_another_shape_are_refused_by_name() -> None:
