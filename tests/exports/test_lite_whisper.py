@@ -1,8 +1,10 @@
 """LiteASR's layout, read back by a reader of its own: from the names and the equation, without Sotto's layers."""
 
 import json
+import logging
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -72,6 +74,16 @@ def test_an_independent_reader_computes_the_same(tmp_path: Path) -> None:
         if stack.name == "encoder":
             expand_attention(found.model, stack, index, stack.attentions[0])  # which the layout does not tell
     assert again.structure == found.structure
+
+
+def test_opening_it_says_nothing_of_an_unknown_kind_of_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    clips = write_folder(tmp_path / "clips", ["one", "two"], [0.6, 0.9])
+    export(low_rank(), tmp_path / "lite", to="lite-whisper", audio=clips)
+    open_export(tmp_path / "lite")
+    assert "lite-whisper" not in caplog.text
 
 
 def test_half_precision_is_stored_as_such(tmp_path: Path) -> None:

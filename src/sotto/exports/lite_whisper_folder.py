@@ -20,6 +20,7 @@ from sotto.checkpoint import DTYPES, Recognizer
 from sotto.errors import SottoError
 from sotto.exports.copies import config_without_record
 from sotto.exports.settings import write_for_clients, write_json
+from sotto.quiet import only_errors
 from sotto.surgery import factor, layer_path
 
 MODEL_TYPE = "lite-whisper"
@@ -75,4 +76,6 @@ def read(folder: Path, precision: str) -> Recognizer:
         raise SottoError(f"{folder}: the weights do not fit the config: {[*lost, *unexpected][0]}")
     model.tie_weights()
     model.generation_config = GenerationConfig.from_pretrained(folder)
-    return Recognizer(model.eval(), WhisperProcessor.from_pretrained(folder), precision, folder=folder)
+    with only_errors("transformers.configuration_utils"):  # which looks for the model's class here too
+        processor = WhisperProcessor.from_pretrained(folder)
+    return Recognizer(model.eval(), processor, precision, folder=folder)

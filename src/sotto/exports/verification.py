@@ -201,7 +201,8 @@ def check(found: Agreement, precision: str) -> None:
     elif most.same_transcripts and found.transcripts:
         reason = f"it writes another text for {found.transcripts} of {found.clips} clips"
     if reason is not None:
-        raise refused(f"{reason}; farthest on {found.farthest}")
+        advice = "" if most.same_transcripts else "; name speech of the kind that it is to hear with audio"
+        raise refused(f"{reason}; farthest on {found.farthest}{advice}")
 
 
 def refused(reason: str) -> SottoError:
