@@ -177,6 +177,7 @@ def described(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "encoder_flops": numbers.encoder_flops,
         "bytes": numbers.bytes_on_disk,
         "load_seconds": row.middle(lambda visit: visit.load_seconds or 0.0),
+        "pipeline_seconds": row.middle(lambda visit: visit.pipeline_seconds or 0.0) or None,
         "peak_memory": row.middle(lambda visit: visit.peak_memory or 0),
         "memory_increase": row.middle(lambda visit: visit.memory_increase or 0),
         "encoder_seconds": row.middle(encoder_of),

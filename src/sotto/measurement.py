@@ -18,7 +18,7 @@ from sotto.checkpoint import Recognizer, load
 from sotto.data import Clip, ClipSource
 from sotto.decoding import Decoding
 from sotto.errors import SottoError
-from sotto.families.whisper_transcription import has_pipeline
+from sotto.families.whisper_transcription import LONGEST_PROMPT, has_pipeline
 from sotto.layers import FactoredLinear
 from sotto.metrics.cost import (
     bytes_on_disk,
@@ -35,7 +35,6 @@ from sotto.surgery import get_any_linear, layer_path
 from sotto.text import Normalizer
 from sotto.transcription import transcribe
 
-PROMPT = 4  # tokens before a transcript: start, language, task, no timestamps
 TOKENS = 32  # decoder FLOPs and latency are given for a transcript of this length, or the longest the model can write
 
 
@@ -121,16 +120,19 @@ def measure_speed(
 def measure_pipeline(
     recognizer: Recognizer, audio: NDArray[np.float32], repeats: int = 5, tokens: int = TOKENS
 ) -> float | None:
-    """Median seconds of the runtime's own pipeline for that clip and as many tokens; None where there is none."""
+    """Median seconds of the runtime's own pipeline for that clip and as many tokens, or as fit behind its prompt.
+
+    None where there is no such pipeline.
+    """
     model = recognizer.model
     if not has_pipeline(model, Decoding()):
         return None
     samples = int(recognizer.window_seconds * recognizer.sampling_rate)
-    tokens = min(tokens, model.config.max_target_positions - PROMPT)
+    tokens = min(tokens, model.config.max_target_positions - LONGEST_PROMPT)
     seconds = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        model.pipeline.write(audio[:samples], tokens, model.generation_config)
+        model.pipeline.write(recognizer.family, audio[:samples], tokens)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 

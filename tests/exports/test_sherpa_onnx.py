@@ -185,7 +185,7 @@ def test_sherpa_writes_what_a_trained_parakeet_writes(precision: str, name: str,
         Clip(clip.name, clip.audio + 0.003 * hiss(len(clip.audio)), RATE, clip.text, clip.speaker)
         for clip in open_data(DataConfig(str(CLIPS / "test"), samples=8), sampling_rate=RATE)
     ]
-    same = open_export(tmp_path / "out")  # in 8 bits other words than the model's
+    same = model if precision == "float32" else open_export(tmp_path / "out")  # which writes other words in 8 bits
     expected = [found.text for found in same.family.transcribe(clips, Decoding())]
     found = [heard(client, clip.audio) for clip in clips]
     assert sum(text == other for text, other in zip(found, expected, strict=True)) >= 6

@@ -36,23 +36,27 @@ class GenaiPipeline:
         own = {name: value for name, value in settings.items() if name not in ("num_beams", "use_cache")}
         return (self.transcription(family, clip, own, timed) for clip in clips)
 
-    def write(self, audio: NDArray[np.float32], tokens: int, generation: Any) -> int:
+    def write(self, family: Family, audio: NDArray[np.float32], tokens: int) -> int:
         """All that is done for one window, with `tokens` tokens written, whatever is said; gives their number."""
+        generation = family.model.generation_config
         settings: dict[str, Any] = {"max_new_tokens": tokens, "suppress_tokens": [generation.eos_token_id]}
         languages = getattr(generation, "lang_to_id", None)
         if languages and is_multilingual(generation):  # any: detecting it would take a second pass
             settings |= {"language": next(iter(languages)), "task": "transcribe"}
-        return int(self.pipeline.generate(audio, **settings).perf_metrics.get_num_generated_tokens())
+        return int(self.pipeline.generate(padded(family, audio), **settings).perf_metrics.get_num_generated_tokens())
 
     def transcription(self, family: Family, clip: Clip, settings: dict[str, Any], timed: bool) -> Transcription:
         if timed:
             check_timestamps(family.model, clip)
-        shortest = family.processor.feature_extractor.n_fft  # openvino-genai refuses half of it; it pads to the window
-        audio = np.pad(clip.audio, (0, max(0, shortest - clip.audio.size)))
-        found = self.pipeline.generate(audio, return_timestamps=timed, **settings)
+        found = self.pipeline.generate(padded(family, clip.audio), return_timestamps=timed, **settings)
         chunks = [(chunk.start_ts, chunk.end_ts, chunk.text.strip()) for chunk in found.chunks or ()]
         segments = segments_of(chunks, family.window_seconds, clip.seconds)
         return Transcription(clip.name, found.texts[0].strip(), clip.seconds, tuple(segments))
+
+
+def padded(family: Family, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As long as openvino-genai takes it, which refuses half of `n_fft` samples; it pads to the window."""
+    return np.pad(audio, (0, max(0, family.processor.feature_extractor.n_fft - audio.size)))
 
 
 def segments_of(chunks: Iterable[tuple[float, float, str]], window: float, seconds: float) -> Iterator[Segment]:

@@ -132,8 +132,9 @@ def agreement(model: Heard, export: Heard) -> Agreement:
     errors = [relative_error([own], [other]) for own, other in pairs]
     errors = [math.inf if math.isnan(error) else error for error in errors]
     changed = rewritten(model, export.transcripts)
-    for name, own, other in zip(model.clips, model.states, export.states, strict=False):
-        check_shape(f"its encoder's states of {name}", own, other)
+    if export.states:
+        for name, own, other in zip(model.clips, model.states, export.states, strict=True):
+            check_shape(f"its encoder's states of {name}", own, other)
     return Agreement(
         len(pairs),
         relative_error(expected, export.scores),
@@ -191,17 +192,17 @@ def written(recognizer: Recognizer, clips: Sequence[Clip], language: str | None)
 def check(found: Agreement, precision: str) -> None:
     """Raises SottoError where an export differs more than its precision explains, with what differs, and where most."""
     most = TOLERANCES[precision]
-    reason = None
+    reason, advice = None, ""
     if found.encoder is not None and not found.encoder <= most.encoder:
         reason = f"its encoder's output differs by {found.encoder:.2g} of its size, more than {most.encoder:g}"
     elif not found.scores <= most.scores:
         reason = f"its scores differ by {found.scores:.2g} of their size, more than {most.scores:g}"
     elif not found.decisions <= (share := most.decisions_of(found.decided)):
         reason = f"it decides otherwise on {found.decisions:.1%} of what it writes, more than {share:.1%}"
+        advice = "" if most.same_transcripts else "; name speech of the kind that it is to hear with audio"
     elif most.same_transcripts and found.transcripts:
         reason = f"it writes another text for {found.transcripts} of {found.clips} clips"
     if reason is not None:
-        advice = "" if most.same_transcripts else "; name speech of the kind that it is to hear with audio"
         raise refused(f"{reason}; farthest on {found.farthest}{advice}")
 
 

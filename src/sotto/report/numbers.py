@@ -50,7 +50,7 @@ class ModelNumbers:
     load_seconds: float | None = None
     """from the files to a model that is ready to run"""
     pipeline_seconds: float | None = None
-    """that the runtime's own pipeline, where there is one, takes for the same audio and as many tokens as `latency`"""
+    """that the runtime's own pipeline, where there is one, takes for the same audio and as many tokens, or as fit"""
     seconds: float = 0.0
     """how long the step took"""
     window_seconds: float | None = None
